@@ -1,0 +1,1 @@
+"""AutoGaze client SDK: numpy and tritonclient only."""

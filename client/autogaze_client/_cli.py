@@ -1,0 +1,51 @@
+"""The ``autogaze`` command: each installed package brings its own subcommands through entry points."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points, version
+from typing import Protocol
+
+from autogaze_client._errors import AutoGazeError
+
+_GROUP = "autogaze.commands"
+
+
+class CommandProtocol(Protocol):
+    """What an entry point of the group ``autogaze.commands`` provides. Its module imports nothing heavy."""
+
+    help: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declares the subcommand's options."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Runs it; returns the exit status."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``autogaze`` with every installed subcommand."""
+    parser = argparse.ArgumentParser(prog="autogaze", description="AutoGaze as a service.")
+    parser.add_argument("--version", action="version", version=version("autogaze-triton"))
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for entry in sorted(entry_points(group=_GROUP), key=lambda entry: entry.name):
+        command: CommandProtocol = entry.load()()
+        sub = subparsers.add_parser(entry.name, help=command.help, description=command.help)
+        command.add_arguments(sub)
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``autogaze``. An expected error prints one line and exits with 1, Ctrl-C with 130."""
+    args = build_parser().parse_args(argv)
+    try:
+        status: int = args.run(args)
+    except AutoGazeError as error:
+        print(f"autogaze {args.command}: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status

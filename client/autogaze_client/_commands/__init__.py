@@ -1,0 +1,1 @@
+"""Subcommands of ``autogaze`` that this package brings."""

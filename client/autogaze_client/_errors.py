@@ -1,0 +1,59 @@
+"""The exceptions of every AutoGaze package.
+
+They live in the client because it is the one package that all the others may import.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AutoGazeError",
+    "CheckpointError",
+    "DeadlineExceededError",
+    "InferenceError",
+    "InvalidInputError",
+    "MissingExtraError",
+    "NotFoundError",
+    "ServerUnavailableError",
+    "VideoDecodeError",
+]
+
+
+class AutoGazeError(Exception):
+    """Base of every error that AutoGaze raises on purpose."""
+
+
+class InvalidInputError(AutoGazeError, ValueError):
+    """A value breaks a rule; the message names the value, the rule and the remedy. Triton: INVALID_ARGUMENT."""
+
+
+class VideoDecodeError(InvalidInputError):
+    """A video cannot be decoded: not a video, truncated, or over a limit."""
+
+
+class CheckpointError(InvalidInputError):
+    """A checkpoint or bundle is incomplete, of the wrong shape or type, or of an unsupported architecture."""
+
+
+class NotFoundError(AutoGazeError):
+    """A model, file, stream or version does not exist. Triton: NOT_FOUND."""
+
+
+class ServerUnavailableError(AutoGazeError):
+    """The server cannot be reached, is not ready, or sheds load. Triton: UNAVAILABLE."""
+
+
+class DeadlineExceededError(AutoGazeError, TimeoutError):
+    """The request did not finish within its timeout."""
+
+
+class InferenceError(AutoGazeError):
+    """The server failed although the request was valid. Triton: INTERNAL."""
+
+
+class MissingExtraError(AutoGazeError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+    @classmethod
+    def for_extra(cls, feature: str, extra: str, cause: ImportError) -> MissingExtraError:
+        """Builds the error for ``feature``, which needs ``pip install 'autogaze-triton[extra]'``."""
+        return cls(f"{feature} needs {cause.name or cause}: pip install 'autogaze-triton[{extra}]'")
