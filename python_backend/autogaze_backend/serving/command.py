@@ -1,0 +1,71 @@
+"""The command line and environment of ``tritonserver``."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from autogaze_backend.serving.config import ModelControlMode, TritonServerConfig
+from autogaze_backend.serving.host import HostFacts
+from autogaze_backend.serving.installation import TritonInstallation
+from autogaze_backend.serving.ports import ServerPorts
+
+__all__ = ["server_command", "server_environment"]
+
+
+def server_command(
+    config: TritonServerConfig, installation: TritonInstallation, ports: ServerPorts, name: str
+) -> list[str]:
+    """The arguments that start the server under ``name``, which also prefixes its shared memory regions."""
+    command = [
+        str(installation.binary),
+        f"--id={name}",
+        f"--model-repository={config.model_repository}",
+        f"--backend-directory={installation.backends()}",
+        f"--cache-directory={installation.caches}",
+        f"--http-address={config.host}",
+        f"--http-port={ports.http}",
+        f"--grpc-address={config.host}",
+        f"--grpc-port={ports.grpc}",
+        f"--metrics-address={config.host}",
+        f"--metrics-port={ports.metrics}",
+        f"--log-verbose={config.log_verbose}",
+        f"--exit-timeout-secs={math.ceil(config.exit_timeout)}",
+        f"--model-control-mode={config.model_control_mode.value}",
+        # Regions of its own: two servers on a machine must not remove each other's.
+        f"--backend-config=python,shm-region-prefix-name={name}",
+    ]
+    if config.model_control_mode is ModelControlMode.EXPLICIT:
+        command += [f"--load-model={model}" for model in config.load_models]
+    return command + list(config.extra_args)
+
+
+def server_environment(
+    config: TritonServerConfig,
+    installation: TritonInstallation,
+    facts: HostFacts,
+    inherited: Mapping[str, str] = os.environ,
+) -> dict[str, str]:
+    """The variables that the server and its stubs run with.
+
+    The stub is an embedded Python: it finds its library through ``LD_LIBRARY_PATH`` and its site-packages
+    through the first ``python3`` on ``PATH``.
+    """
+    environment = {name: value for name, value in inherited.items() if name != "PYTHONHOME"}
+    environment.update(config.environment)
+    libraries = [str(installation.libraries)]
+    if facts.libpython is not None:
+        libraries.append(str(facts.libpython.parent))
+    _prepend(environment, "LD_LIBRARY_PATH", libraries)
+    _prepend(environment, "PATH", [str(facts.stub_interpreter.parent)])
+    if sys.prefix != sys.base_prefix:
+        environment["VIRTUAL_ENV"] = str(Path(sys.prefix))
+    return environment
+
+
+def _prepend(environment: dict[str, str], name: str, folders: list[str]) -> None:
+    present = environment.get(name)
+    environment[name] = os.pathsep.join([*folders, present] if present else folders)

@@ -1,0 +1,260 @@
+"""A Triton server as a context manager."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from autogaze_client._errors import DeadlineExceededError, InvalidInputError
+
+from autogaze_backend.serving import _guard
+from autogaze_backend.serving.command import server_command, server_environment
+from autogaze_backend.serving.config import TritonServerConfig
+from autogaze_backend.serving.errors import ServerStartError
+from autogaze_backend.serving.fetching import ensure_installation
+from autogaze_backend.serving.host import require_supported_host
+from autogaze_backend.serving.installation import TritonInstallation
+from autogaze_backend.serving.logs import LogPump, explain_failure, log_to_logger
+from autogaze_backend.serving.ports import ServerPorts, choose_ports
+
+__all__ = ["TritonServer"]
+
+_START_ATTEMPTS = 3
+_POLL_SECONDS = 0.1
+# The server keeps its own exit timeout; force is for one that does not.
+_FORCE_AFTER_SECONDS = 3.0
+# libevent (HTTP, metrics) and gRPC each say it in their way.
+_PORT_TAKEN = ("already in use", "failed to listen", "failed to start http", "unable to create http")
+
+
+class TritonServer:
+    """One ``tritonserver`` process with its stubs.
+
+    It ends with the context, and also when this process ends in any way, SIGKILL included: a small guard
+    process between the two sees to it.
+
+    Args:
+        config: How it is to run.
+        on_log: Called from a thread with every line of the server's log; the logger
+            ``autogaze_backend.serving.tritonserver`` by default.
+        installation: Which server to run; the one in the cache by default, fetched if it is not there.
+
+    Example:
+        >>> with TritonServer(TritonServerConfig(repository, grpc_port=0)) as server:  # doctest: +SKIP
+        ...     server.wait_until_ready(timeout=60)
+        ...     client = GazeClient(server.url)
+    """
+
+    def __init__(
+        self,
+        config: TritonServerConfig,
+        *,
+        on_log: Callable[[str], None] | None = None,
+        installation: TritonInstallation | None = None,
+    ) -> None:
+        self.config = config
+        self._on_log = on_log or log_to_logger
+        self._installation = installation
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pump: LogPump | None = None
+        self._ports: ServerPorts | None = None
+        self._name = ""
+
+    def __enter__(self) -> TritonServer:
+        """Starts the server; does not wait until it is ready."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stops the server."""
+        self.stop()
+
+    @property
+    def ports(self) -> ServerPorts:
+        """The ports that it listens on.
+
+        Raises:
+            ServerStartError: It was not started.
+        """
+        if self._ports is None:
+            raise ServerStartError("the server has no ports before start(): call it, or use a with block")
+        return self._ports
+
+    @property
+    def url(self) -> str:
+        """Where gRPC clients find it, ``host:port``."""
+        return f"{self._reachable_host()}:{self.ports.grpc}"
+
+    @property
+    def http_url(self) -> str:
+        """Where HTTP clients find it, ``host:port`` as ``tritonclient.http`` takes it."""
+        return f"{self._reachable_host()}:{self.ports.http}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Its Prometheus page."""
+        return f"http://{self._reachable_host()}:{self.ports.metrics}/metrics"
+
+    @property
+    def log_lines(self) -> tuple[str, ...]:
+        """The newest lines of its log, up to 500, oldest first."""
+        return self._pump.lines() if self._pump else ()
+
+    def start(self) -> None:
+        """Starts the process; returns before it is ready.
+
+        Raises:
+            UnsupportedHostError: This machine or Python cannot run the server.
+            ServerFetchError: The server could not be fetched.
+            ServerStartError: A port is taken, or the server was started before.
+        """
+        if self._process is not None:
+            raise ServerStartError(
+                "this server is running already: stop() it first, or make another TritonServer"
+            )
+        facts = require_supported_host()
+        installation = self._installation or ensure_installation()
+        ports = choose_ports(self.config)
+        name = f"autogaze-{os.getpid()}-{secrets.token_hex(4)}"
+        grace = self.config.exit_timeout + _FORCE_AFTER_SECONDS
+        guard = [sys.executable, "-I", "-S", str(Path(_guard.__file__)), str(os.getpid()), str(grace), name]
+        self._process = subprocess.Popen(
+            guard + server_command(self.config, installation, ports, name),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=server_environment(self.config, installation, facts),
+            # Ctrl-C in a terminal reaches this process alone, which then stops the server in order.
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        self._pump = LogPump(self._process.stdout, self._on_log)
+        self._ports, self._name = ports, name
+
+    def poll(self) -> int | None:
+        """The exit status of a server that has ended (128 + signal if killed), None while it runs.
+
+        Raises:
+            ServerStartError: It was not started.
+        """
+        if self._process is None:
+            raise ServerStartError("the server was not started: call start(), or use a with block")
+        return self._process.poll()
+
+    def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """Returns when the server answers over gRPC and every model is loaded.
+
+        A server that lost a race for a free port (port 0) is started again with others.
+
+        Args:
+            timeout: Seconds to wait.
+
+        Raises:
+            ServerStartError: The server ended; the message holds the reason from its log.
+            DeadlineExceededError: It is still not ready.
+        """
+        if not timeout > 0:
+            raise InvalidInputError(f"timeout is {timeout}: it must be a positive number of seconds")
+        deadline = time.monotonic() + timeout
+        for attempt in range(1, _START_ATTEMPTS + 1):
+            if self._becomes_ready(deadline):
+                return
+            if attempt == _START_ATTEMPTS or not self._lost_a_free_port():
+                break
+            self.stop()
+            self.start()
+        raise self.exit_error()
+
+    def exit_error(self) -> ServerStartError:
+        """The error that tells why the server ended, with the part of its log that says so."""
+        status = self.poll()
+        if self._pump:
+            self._pump.join(timeout=5.0)
+        return ServerStartError(
+            f"tritonserver ended with exit status {status}: correct what its log names and start again\n"
+            + explain_failure(self.log_lines)
+        )
+
+    def stop(self) -> None:
+        """Stops the server and its stubs; what is in flight gets ``exit_timeout`` seconds. Idempotent."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        try:
+            process.stdin.close()
+            process.wait(self.config.exit_timeout + 2 * _FORCE_AFTER_SECONDS)
+        except BaseException as error:
+            # The guard ends everything at once on its second signal.
+            for _ in range(2):
+                process.terminate()
+                time.sleep(_POLL_SECONDS)
+            process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+        finally:
+            if self._pump:
+                self._pump.join(timeout=5.0)
+
+    def _becomes_ready(self, deadline: float) -> bool:
+        """True when ready, False when the server has ended."""
+        probe = _ReadinessProbe(self.url, self._name)
+        try:
+            while self.poll() is None:
+                if probe.is_ready():
+                    return True
+                if time.monotonic() >= deadline:
+                    raise DeadlineExceededError(
+                        "tritonserver is still not ready: its models may need longer to load (raise "
+                        "--ready-timeout), or read its log, which ends with\n"
+                        + "\n".join(self.log_lines[-15:])
+                    )
+                time.sleep(_POLL_SECONDS)
+        finally:
+            probe.close()
+        return False
+
+    def _lost_a_free_port(self) -> bool:
+        if self.config.http_port and self.config.grpc_port and self.config.metrics_port:
+            return False
+        if self._pump:
+            self._pump.join(timeout=5.0)
+        text = "\n".join(self.log_lines).lower()
+        return any(sign in text for sign in _PORT_TAKEN)
+
+    def _reachable_host(self) -> str:
+        return "127.0.0.1" if self.config.host == "0.0.0.0" else self.config.host
+
+
+class _ReadinessProbe:
+    """Asks one server over gRPC whether it is ready, and whether it is the one that was started."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._grpc: Any = importlib.import_module("tritonclient.grpc")
+        self._errors: Any = importlib.import_module("tritonclient.utils")
+        self._name = name
+        # A proxy for the outside world must not be asked for this machine.
+        arguments = [("grpc.enable_http_proxy", 0), ("grpc.initial_reconnect_backoff_ms", 100)]
+        arguments += [("grpc.min_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300)]
+        self._client = self._grpc.InferenceServerClient(url, channel_args=arguments)
+
+    def is_ready(self) -> bool:
+        try:
+            if not self._client.is_server_ready(client_timeout=1.0):
+                return False
+            return bool(self._client.get_server_metadata(client_timeout=1.0).name == self._name)
+        except self._errors.InferenceServerException:
+            return False
+
+    def close(self) -> None:
+        self._client.close()
