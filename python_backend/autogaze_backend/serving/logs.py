@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import threading
@@ -20,17 +21,18 @@ _LEVELS = {
     "E": logging.ERROR,
     "F": logging.CRITICAL,
 }
-# Follow-ups of the real reason, which they repeat or leave out.
-_FOLLOW_UPS = ("error: creating server", "failed to load all models")
+# Said on every machine without a GPU, whatever else happens.
+_HARMLESS = ("CudaDriverHelper has not been initialized", "Error: Failed to initialize NVML")
+# The line after it says the same and names the model.
+_REPEATED = "ERROR: Failed to create instance:"
 
 _logger = logging.getLogger("autogaze_backend.serving.tritonserver")
 
 
 def log_to_logger(line: str) -> None:
     """Hands a line of the server's log to this package's logger, at the line's own level."""
-    match = _PREFIX.match(line)
-    level, text = (_LEVELS[match[1]], match[2]) if match else (logging.INFO, line)
-    _logger.log(level, "%s", text)
+    level, text = _parse(line)
+    _logger.log(_LEVELS.get(level, logging.INFO), "%s", text)
 
 
 class LogPump:
@@ -55,6 +57,7 @@ class LogPump:
             self._thread.join(timeout)
 
     def _run(self) -> None:
+        failed = False
         with self._stream:
             for raw in self._stream:
                 line = raw.decode("utf-8", "replace").rstrip("\r\n")
@@ -63,32 +66,41 @@ class LogPump:
                 try:
                     self._on_line(line)
                 except Exception:
-                    _logger.exception("the log callback failed on: %s", line)
+                    # Once: a callback that writes to a closed pipe fails on every line.
+                    if not failed:
+                        _logger.exception("the log callback failed on: %s", line)
+                    failed = True
 
 
 def explain_failure(lines: Iterable[str], limit: int = 30) -> str:
-    """The part of a log that says why the server ended: its errors with their tracebacks, else its tail.
+    """The part of a log that says why the server ended: its error messages, else its tail.
 
     Args:
         lines: The log, oldest first.
         limit: Most lines to return.
     """
     everything = list(lines)
-    kept: list[str] = []
-    inside = False
-    for line in everything:
-        match = _PREFIX.match(line)
-        if match:
-            inside = match[1] in "EF"
-            text = match[2]
-        elif line.startswith(("+--", "| ")):
-            inside, text = False, line
-        else:
-            text = line
-        # Triton writes multi-line messages JSON-quoted.
-        text = text.strip('"').replace("\\n", "\n").replace('\\"', '"')
-        if inside and text.strip() and text not in kept:
-            kept += text.splitlines()
-        elif line.startswith("error:") and not line.startswith(_FOLLOW_UPS):
-            kept.append(line)
-    return "\n".join((kept or everything)[-limit:])
+    errors = [text for text in map(_error_text, everything) if text]
+    if any(text.startswith("failed to load") for text in errors):
+        errors = [text for text in errors if not text.startswith(_REPEATED)]
+    # dict: each message once, in order.
+    reason = [line for text in dict.fromkeys(errors) for line in text.splitlines() if line.strip()]
+    return "\n".join(reason[:limit] if reason else everything[-limit:])
+
+
+def _error_text(line: str) -> str:
+    level, text = _parse(line)
+    is_error = level in ("E", "F") or (not level and ("ERROR" in text or text.lower().startswith("error:")))
+    return text if is_error and not text.startswith(_HARMLESS) else ""
+
+
+def _parse(line: str) -> tuple[str, str]:
+    """The level letter (empty without one) and the message, of which Triton writes a JSON string."""
+    match = _PREFIX.match(line)
+    if not match:
+        return "", line
+    text = match[2]
+    try:
+        return match[1], str(json.loads(text)) if text.startswith('"') else text
+    except ValueError:
+        return match[1], text
