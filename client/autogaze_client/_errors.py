@@ -23,7 +23,7 @@ class AutoGazeError(Exception):
 
 
 class InvalidInputError(AutoGazeError, ValueError):
-    """A value breaks a rule; the message names the value, the rule and the remedy. Triton: INVALID_ARGUMENT."""
+    """A value breaks a rule; the message names value, rule and remedy. Triton: INVALID_ARGUMENT."""
 
 
 class VideoDecodeError(InvalidInputError):

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autogaze_client._errors import InvalidInputError
+from autogaze_client.fixations import FrameFixationTrace
 from autogaze_client.layouts import AutoGazeScaleTokenLayout
 
-Array = NDArray[Any]
+__all__ = ["AutoGazeGenerateOutput", "AutoGazeScaleTokenMask"]
+
+
+@dataclass(frozen=True)
+class AutoGazeScaleTokenMask:
+    """Which cells of one scale a row chose.
+
+    Attributes:
+        grid: cells per side.
+        token_count: cells of the scale.
+        frames: bool ``[T, token_count]``, row-major cells of each frame.
+    """
+
+    grid: int
+    token_count: int
+    frames: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -46,10 +61,13 @@ class AutoGazeGenerateOutput:
         for name in ("if_padded_gazing", "confidences", "task_loss_predictions"):
             found = getattr(self, name).shape
             if found != shape:
-                raise InvalidInputError(f"{name} has shape {found}, but gazing_pos has {shape}; they must agree")
+                raise InvalidInputError(
+                    f"{name} has shape {found}, but gazing_pos has {shape}; they must agree"
+                )
         if int(self.num_gazing_each_frame.sum()) != shape[1]:
             raise InvalidInputError(
-                f"num_gazing_each_frame sums to {int(self.num_gazing_each_frame.sum())}, but there are {shape[1]} slots"
+                f"num_gazing_each_frame sums to {int(self.num_gazing_each_frame.sum())}, but there "
+                f"are {shape[1]} slots"
             )
 
     @property
@@ -64,14 +82,90 @@ class AutoGazeGenerateOutput:
 
     @property
     def gazing_mask(self) -> list[NDArray[np.float32]]:
-        """One float32 ``[B, T, token_count]`` array a scale: 1 where the cell was chosen, padding excluded."""
+        """One float32 ``[B, T, token_count]`` array a scale: 1 where the cell was chosen, else 0."""
         n = self.num_vision_tokens_each_frame
         rows, frames = self.gazing_pos.shape[0], len(self.num_gazing_each_frame)
-        mask = np.zeros((rows, frames * n), np.float32)
-        row, slot = np.nonzero(~self.if_padded_gazing)
-        mask[row, self.gazing_pos[row, slot]] = 1.0
-        edges = np.cumsum([layout.token_count for layout in self.scale_layouts])[:-1]
-        return list(np.split(mask.reshape(rows, frames, n), edges, axis=2))
+        mask = np.zeros((rows, frames, n), np.float32)
+        row, slot, local = self._choices()
+        mask[row, self.frame_of_slot[slot], local] = 1.0
+        return list(np.split(mask, self._scale_offsets[1:], axis=2))
+
+    def scale_token_masks(self) -> list[list[AutoGazeScaleTokenMask]]:
+        """The chosen cells as one mask a row and scale: ``masks[row][scale]``."""
+        scales = [mask.astype(np.bool_) for mask in self.gazing_mask]
+        return [
+            [
+                AutoGazeScaleTokenMask(layout.grid, layout.token_count, scale[row])
+                for layout, scale in zip(self.scale_layouts, scales, strict=True)
+            ]
+            for row in range(self.gazing_pos.shape[0])
+        ]
+
+    @property
+    def stop_probabilities(self) -> NDArray[np.float32]:
+        """float32 ``[B, T]``: 1 where any slot of the frame is padding, else 0."""
+        rows, frames = self.gazing_pos.shape[0], len(self.num_gazing_each_frame)
+        stops = np.zeros((rows, frames), np.float32)
+        row, slot = np.nonzero(self.if_padded_gazing)
+        stops[row, self.frame_of_slot[slot]] = 1.0
+        return stops
+
+    @property
+    def tokens_of_rows(self) -> NDArray[np.int64]:
+        """int64 ``[B, T]``, tokens that each row chose in each frame, padding excluded."""
+        counts = np.zeros((self.gazing_pos.shape[0], len(self.num_gazing_each_frame)), np.int64)
+        row, slot, _ = self._choices()
+        np.add.at(counts, (row, self.frame_of_slot[slot]), 1)
+        return counts
+
+    def fixations(self, row: int) -> NDArray[np.float32]:
+        """Decodes one row's tokens to cells of the image that the row saw (a tile in tiled modes).
+
+        An id that lies outside its frame's vocabulary is skipped, as padding is (spec: readout §2).
+
+        Returns:
+            float32 ``[n, 7]`` in decoder order: frame, x, y (centre), width, height, confidence, grid.
+
+        Raises:
+            InvalidInputError: there is no such row.
+        """
+        if not 0 <= row < len(self.gazing_pos):
+            raise InvalidInputError(f"row is {row}; this output has rows 0..{len(self.gazing_pos) - 1}")
+        rows, slots, local = self._choices()
+        mine = rows == row
+        slot, local = slots[mine], local[mine]
+        scale = np.searchsorted(self._scale_offsets, local, side="right") - 1
+        grid = np.array([layout.grid for layout in self.scale_layouts], np.int64)[scale]
+        cell = local - self._scale_offsets[scale]
+        # A scale whose tokens do not fill its square has cells beyond the last row: clamped as points are.
+        columns = (
+            self.frame_of_slot[slot],
+            (cell % grid + 0.5) / grid,
+            np.minimum((cell // grid + 0.5) / grid, 1.0),
+            1.0 / grid,
+            1.0 / grid,
+            self.confidences[row, slot],
+            grid,
+        )
+        return np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
+
+    def traces(self, k: int = 0) -> tuple[FrameFixationTrace, ...]:
+        """One trace a row; each frame keeps all its points and is padded up to ``k`` (spec: readout §2)."""
+        return tuple(
+            FrameFixationTrace.from_array(self.fixations(row), len(stops), stops, min_len=k)
+            for row, stops in enumerate(self.stop_probabilities)
+        )
+
+    @property
+    def _scale_offsets(self) -> NDArray[np.int64]:
+        return np.cumsum([0, *(layout.token_count for layout in self.scale_layouts[:-1])])
+
+    def _choices(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Row, slot and frame-local id of every slot that holds a choice, in row then slot order."""
+        n = self.num_vision_tokens_each_frame
+        local = self.gazing_pos - self.frame_of_slot * n
+        row, slot = np.nonzero(~self.if_padded_gazing & (local >= 0) & (local < n))
+        return row, slot, local[row, slot]
 
     @classmethod
     def concatenate(cls, parts: Sequence[AutoGazeGenerateOutput]) -> AutoGazeGenerateOutput:

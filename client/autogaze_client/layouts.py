@@ -12,7 +12,7 @@ from autogaze_client._errors import InvalidInputError
 
 @dataclass(frozen=True)
 class AutoGazeScaleTokenLayout:
-    """One scale of the vocabulary: ``token_count`` ids, row-major on ``grid`` × ``grid`` cells."""
+    """One scale of the vocabulary: ``token_count`` ids, row-major on ``grid`` x ``grid`` cells."""
 
     token_count: int
     grid: int
@@ -31,7 +31,9 @@ def parse_scales(scales: str | int) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in str(scales).split("+")]
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise InvalidInputError(f"scales is {scales!r}; it must be positive integers joined by '+', as in '32+64+112+224'")
+        raise InvalidInputError(
+            f"scales is {scales!r}; it must be positive integers joined by '+', as in '32+64+112+224'"
+        )
     return tuple(sorted(int(part) for part in parts))
 
 

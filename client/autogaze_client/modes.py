@@ -53,4 +53,6 @@ class AutoGazeInferenceMode(str, Enum):
         for mode in cls:
             if name in (mode.value, mode.name.lower()):
                 return mode
-        raise InvalidInputError(f"{value!r} is no inference mode; use one of {', '.join(mode.value for mode in cls)}")
+        raise InvalidInputError(
+            f"{value!r} is no inference mode; use one of {', '.join(mode.value for mode in cls)}"
+        )

@@ -1,0 +1,269 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
+
+from autogaze_client._config import Timeouts, TLSConfig, check_headers, check_seconds, check_url
+from autogaze_client._errors import AutoGazeError, ServerUnavailableError
+from autogaze_client._progress import progress_bar
+from autogaze_client._requests import (
+    IN_FLIGHT,
+    GazeSource,
+    Request,
+    VideoSource,
+    finish,
+    in_context,
+    single_request,
+    video_source,
+)
+from autogaze_client._transport import GrpcTransport, ServerAddress, Transport
+from autogaze_client._wire import OUTPUTS, GazeOptions
+from autogaze_client.modes import AutoGazeInferenceMode
+from autogaze_client.result import GazeResult
+from autogaze_client.statistics import ServerStatistics
+from autogaze_client.video import VideoReader
+
+__all__ = ["GazeClient"]
+
+_POLL_SECONDS = 0.2
+
+
+class GazeClient:
+    """Gazes at clips through a Triton server; a context manager. Safe to share between threads.
+
+    Args:
+        url: ``host:port`` of the server's gRPC endpoint.
+        model_name: the ensemble.
+        timeouts: deadlines.
+        tls: certificates; None = a plain connection.
+        headers: sent with every call, for authentication for instance.
+        transport: replaces the gRPC connection; ``url``, ``tls`` and ``headers`` are then unused.
+
+    Raises:
+        InvalidInputError: ``url`` is not host:port, or a header is not text.
+
+    Example:
+        >>> with GazeClient("localhost:8001") as client:  # doctest: +SKIP
+        ...     result = client.gaze("clip.mp4", gazing_ratio=0.25)
+        ...     print(result.gaze_ratio, result.trace.frames[0].top_point())
+    """
+
+    def __init__(
+        self,
+        url: str = "localhost:8001",
+        *,
+        model_name: str = "autogaze",
+        timeouts: Timeouts | None = None,
+        tls: TLSConfig | None = None,
+        headers: Mapping[str, str] | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        address = ServerAddress(check_url(url), tls, check_headers(headers))
+        self.url = url
+        self.model_name = model_name
+        self.timeouts = timeouts or Timeouts()
+        self._transport = transport or GrpcTransport(address)
+
+    def gaze(
+        self,
+        source: GazeSource,
+        *,
+        mode: AutoGazeInferenceMode | str = AutoGazeInferenceMode.RESIZE_TO_MODEL_INPUT,
+        gazing_ratio: float | Sequence[float] | NDArray[Any] | None = None,
+        task_loss_requirement: float | None = None,
+        max_gaze_tokens_each_frame: int | Sequence[int] | NDArray[Any] | None = None,
+        target_scales: Sequence[int] | None = None,
+        target_patch_size: int | None = None,
+        top_k: int | None = None,
+        window_frames: int = 16,
+        start_frame: int = 0,
+        max_frames: int | None = None,
+        progress: bool = False,
+        timeout: float | None = None,
+    ) -> GazeResult:
+        """Chooses the patches that matter in a clip or video.
+
+        An array is one clip. A path is read here and sent as windows of ``window_frames`` frames, each an
+        independent clip, whose results are joined in order. Bytes are an encoded video, sent whole and
+        decoded by the server.
+
+        A ratio without a requirement turns the task-loss stop off; a requirement without a cap means a cap
+        of N tokens; both mean both; neither means the checkpoint's configuration. The ratio and
+        ``max_gaze_tokens_each_frame`` are both caps: the smaller holds.
+
+        Args:
+            source: uint8 ``[T, H, W, 3 or 4]``, a path, or the bytes of an encoded video.
+            mode: how a frame becomes the model's square input.
+            gazing_ratio: share of a frame's tokens to choose at most, in (0, 1]; one value or one a frame.
+            task_loss_requirement: stop a frame once its predicted reconstruction loss is at or below this.
+            max_gaze_tokens_each_frame: tokens to choose at most, >= 1; one value or one a frame.
+            target_scales: image sizes in pixels of the scales to adapt to; with ``target_patch_size``.
+            target_patch_size: patch size in pixels of those scales.
+            top_k: fixations wanted at least, >= 1.
+            window_frames: of a path: frames a request. Lists of one value a frame are for each window.
+            start_frame: of a path: frames to skip first.
+            max_frames: of a path: frames to send at most.
+            progress: of a path: draw a progress bar, where rich is installed.
+            timeout: seconds a request may take; None = ``timeouts.request``.
+
+        Raises:
+            InvalidInputError: an argument breaks its rule (before anything is sent), or the server says so.
+            VideoDecodeError: the video is missing, damaged, truncated, or no video.
+            ServerUnavailableError: no server answers, or it sheds load.
+            DeadlineExceededError: a request took longer than its timeout.
+            NotFoundError: the server has no such model.
+            InferenceError: the server failed.
+        """
+        options = GazeOptions(
+            mode,
+            gazing_ratio,
+            task_loss_requirement,
+            max_gaze_tokens_each_frame,
+            target_scales,
+            target_patch_size,
+            top_k,
+        )
+        check_seconds("timeout", timeout)
+        video = video_source(source, window_frames, start_frame, max_frames)
+        if isinstance(source, str | Path):
+            return GazeResult.concatenate(
+                list(self._windows(video, video.open(), options, progress, timeout))
+            )
+        return self._send(single_request(source, options, video), options, timeout)
+
+    def iter_gaze(
+        self,
+        path: str | Path,
+        *,
+        mode: AutoGazeInferenceMode | str = AutoGazeInferenceMode.RESIZE_TO_MODEL_INPUT,
+        gazing_ratio: float | Sequence[float] | NDArray[Any] | None = None,
+        task_loss_requirement: float | None = None,
+        max_gaze_tokens_each_frame: int | Sequence[int] | NDArray[Any] | None = None,
+        target_scales: Sequence[int] | None = None,
+        target_patch_size: int | None = None,
+        top_k: int | None = None,
+        window_frames: int = 16,
+        start_frame: int = 0,
+        max_frames: int | None = None,
+        progress: bool = False,
+        timeout: float | None = None,
+    ) -> Iterator[GazeResult]:
+        """Yields one result a window of a video, in order, as they finish; memory stays bounded.
+
+        Takes and raises what ``gaze`` does. Two windows are with the server while the next is read. Frames
+        count from 0 in every result. Where the video proves truncated, the windows before come first.
+        """
+        options = GazeOptions(
+            mode,
+            gazing_ratio,
+            task_loss_requirement,
+            max_gaze_tokens_each_frame,
+            target_scales,
+            target_patch_size,
+            top_k,
+        )
+        check_seconds("timeout", timeout)
+        video = video_source(path, window_frames, start_frame, max_frames)
+        return self._windows(video, video.open(), options, progress, timeout)
+
+    def is_ready(self) -> bool:
+        """Whether the server answers and the model is loaded; False where nothing listens.
+
+        Raises:
+            AutoGazeError: the server answers with an error, a refused certificate or token for instance.
+        """
+        return self._transport.is_model_ready(self.model_name, self.timeouts.control)
+
+    def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """Returns once the model is loaded.
+
+        Raises:
+            ServerUnavailableError: it is not after ``timeout`` seconds.
+        """
+        check_seconds("timeout", timeout)
+        deadline = time.monotonic() + timeout
+        while not self.is_ready():
+            if time.monotonic() + _POLL_SECONDS > deadline:
+                raise ServerUnavailableError(
+                    f"{self.url}: model {self.model_name!r} was not ready after {timeout:g} s; "
+                    "check the url, "
+                    "the server's log, and that the model's name is right (autogaze serve starts a server)"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def statistics(self) -> ServerStatistics:
+        """The server's counters for each of its models; ``later.since(earlier)`` gives the time a stage took.
+
+        Raises:
+            AutoGazeError: the server cannot tell.
+        """
+        return ServerStatistics(self._transport.statistics(self.timeouts.control))
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._transport.close()
+
+    def __enter__(self) -> GazeClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _send(self, request: Request, options: GazeOptions, timeout: float | None) -> GazeResult:
+        started = time.perf_counter()
+        seconds = self.timeouts.request if timeout is None else timeout
+        try:
+            outputs = self._transport.infer(self.model_name, request.inputs, OUTPUTS, seconds)
+            return finish(outputs, request, options, (time.perf_counter() - started) * 1e3)
+        except AutoGazeError as error:
+            raise in_context(error, request) from error
+
+    def _windows(
+        self,
+        video: VideoSource,
+        reader: VideoReader,
+        options: GazeOptions,
+        progress: bool,
+        timeout: float | None,
+    ) -> Iterator[GazeResult]:
+        requests = video.requests(reader, options)
+        pending: deque[Future[GazeResult]] = deque()
+        failure: AutoGazeError | None = None
+        pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="autogaze")
+        try:
+            with progress_bar(progress, video.path.name, reader.frame_count) as advance:
+                while True:
+                    try:
+                        request = next(requests, None)
+                    except AutoGazeError as error:
+                        failure = error
+                        break
+                    if request is None:
+                        break
+                    if len(pending) == IN_FLIGHT:
+                        result = pending.popleft().result()
+                        advance(result.source_size.frames)
+                        yield result
+                    pending.append(pool.submit(self._send, request, options, timeout))
+                while pending:
+                    result = pending.popleft().result()
+                    advance(result.source_size.frames)
+                    yield result
+            if failure is not None:
+                raise failure
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,267 @@
+"""The ensemble's tensors: from arguments, and to a result. Pure; specified in ``docs/protocol.md``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autogaze_client._errors import AutoGazeError, InferenceError, InvalidInputError
+from autogaze_client.generated import AutoGazeGenerateOutput
+from autogaze_client.layouts import layouts_from_grids
+from autogaze_client.modes import AutoGazeInferenceMode
+from autogaze_client.result import GazeResult, GazeTimings, SourceSize
+
+__all__ = ["OUTPUTS", "GazeOptions", "Tensors", "clip_tensors", "decode_result", "video_tensors"]
+
+Tensors = Mapping[str, NDArray[Any]]
+"""Tensors by their name on the wire."""
+
+OUTPUTS: Mapping[str, type[np.generic]] = {
+    "GAZING_POS": np.int64,
+    "IF_PADDED_GAZING": np.bool_,
+    "NUM_GAZING_EACH_FRAME": np.int64,
+    "CONFIDENCES": np.float32,
+    "TASK_LOSS_PREDICTIONS": np.float32,
+    "FIXATIONS": np.float32,
+    "SOURCE_SIZE": np.int32,
+    "SCALE_GRIDS": np.int32,
+}
+"""The ensemble's outputs."""
+
+# gRPC and protobuf stop at 2^31 - 1 bytes a message; the rest of the request fits in the margin.
+_MAX_PAYLOAD_BYTES = 2**31 - 2**20
+
+
+def _number(name: str, value: object, rule: str) -> float:
+    # A bool is a Real; it is never meant as a ratio.
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        raise InvalidInputError(f"{name} is {value!r}; it must be {rule}")
+    return float(value)
+
+
+def _positive_int(name: str, value: object, rule: str) -> int:
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
+        raise InvalidInputError(f"{name} is {value!r}; it must be {rule}")
+    if not 1 <= int(value) < 2**31:
+        raise InvalidInputError(f"{name} is {int(value)}; it must be {rule}, below 2^31")
+    return int(value)
+
+
+def _each(value: object) -> list[object] | None:
+    """The items of a sequence or 1-D array, or None for a scalar."""
+    if isinstance(value, np.ndarray):
+        return list(value) if value.ndim == 1 else None
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else None
+
+
+@dataclass(frozen=True)
+class GazeOptions:
+    """The knobs of a request. None = not sent, so the checkpoint's own setting holds.
+
+    A ratio without a requirement turns the task-loss stop off, a requirement without a cap means a cap of N
+    tokens, both mean both, neither means the checkpoint's configuration. ``max_gaze_tokens_each_frame`` is a
+    cap as the ratio is; of two caps the smaller holds.
+
+    Attributes:
+        mode: how a frame becomes the model's input.
+        gazing_ratio: share of the N tokens to choose at most, in (0, 1]; one value, or one a frame.
+        task_loss_requirement: stop once the predicted reconstruction loss is at or below this; >= 0.
+        max_gaze_tokens_each_frame: tokens to choose at most; one value, or one a frame; >= 1.
+        target_scales: image sizes in pixels of the scales to adapt to; goes with ``target_patch_size``.
+        target_patch_size: patch size in pixels of those scales; goes with ``target_scales``.
+        top_k: fixations that the consumer wants at least, >= 1; raises the budget, never truncates.
+
+    Raises:
+        InvalidInputError: a value breaks its rule.
+    """
+
+    mode: AutoGazeInferenceMode | str = AutoGazeInferenceMode.RESIZE_TO_MODEL_INPUT
+    gazing_ratio: float | Sequence[float] | NDArray[Any] | None = None
+    task_loss_requirement: float | None = None
+    max_gaze_tokens_each_frame: int | Sequence[int] | NDArray[Any] | None = None
+    target_scales: Sequence[int] | None = None
+    target_patch_size: int | None = None
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mode", AutoGazeInferenceMode.parse(self.mode))
+        self.tensors(None)
+
+    @property
+    def inference_mode(self) -> AutoGazeInferenceMode:
+        """The parsed mode."""
+        return AutoGazeInferenceMode.parse(self.mode)
+
+    def tensors(self, frames: int | None) -> dict[str, NDArray[Any]]:
+        """The knobs as input tensors with a leading batch dimension of 1.
+
+        Args:
+            frames: frames of the clip, which lists must match; None = only the server knows.
+
+        Raises:
+            InvalidInputError: a value breaks its rule, or a list has another length than the clip.
+        """
+        tensors: dict[str, NDArray[Any]] = {"MODE": np.array([[self.inference_mode.code]], np.int32)}
+        if self.gazing_ratio is not None:
+            tensors["GAZING_RATIO"] = self._ratios(frames)
+        if self.task_loss_requirement is not None:
+            rule = "a finite number >= 0 (a reconstruction loss; 0.7 is the published default)"
+            requirement = _number("task_loss_requirement", self.task_loss_requirement, rule)
+            if not (math.isfinite(requirement) and requirement >= 0):
+                raise InvalidInputError(f"task_loss_requirement is {requirement}; it must be {rule}")
+            tensors["TASK_LOSS_REQUIREMENT"] = np.array([[requirement]], np.float32)
+        if self.max_gaze_tokens_each_frame is not None:
+            tensors["MAX_GAZE_TOKENS"] = self._max_tokens(frames)
+        if self.top_k is not None:
+            top_k = _positive_int("top_k", self.top_k, "an integer >= 1, or None for no minimum")
+            tensors["TOP_K"] = np.array([[top_k]], np.int32)
+        if (self.target_scales is None) != (self.target_patch_size is None):
+            raise InvalidInputError(
+                f"target_scales is {self.target_scales!r} and target_patch_size is "
+                f"{self.target_patch_size!r}; "
+                "they describe one target model: pass both or neither"
+            )
+        if self.target_scales is not None:
+            scales = _each(self.target_scales)
+            if not scales:
+                raise InvalidInputError(
+                    f"target_scales is {self.target_scales!r}; it must be a list of image sizes in pixels, "
+                    "as in [56, 112, 196, 392]"
+                )
+            sizes = [_positive_int("target_scales", scale, "integers >= 1, in pixels") for scale in scales]
+            patch = _positive_int("target_patch_size", self.target_patch_size, "an integer >= 1, in pixels")
+            tensors["TARGET_SCALES"] = np.array([sizes], np.int32)
+            tensors["TARGET_PATCH_SIZE"] = np.array([[patch]], np.int32)
+        return tensors
+
+    def _ratios(self, frames: int | None) -> NDArray[np.float32]:
+        rule = "a number in (0, 1], or one a frame; use 1 for every token"
+        items = self._items("gazing_ratio", self.gazing_ratio, frames)
+        ratios = [_number("gazing_ratio", item, rule) for item in items]
+        for ratio in ratios:
+            if not 0 < ratio <= 1:
+                raise InvalidInputError(f"gazing_ratio is {ratio}; it must be {rule}")
+        return np.array([ratios], np.float32)
+
+    def _max_tokens(self, frames: int | None) -> NDArray[np.int32]:
+        rule = "an integer >= 1, or one a frame"
+        items = self._items("max_gaze_tokens_each_frame", self.max_gaze_tokens_each_frame, frames)
+        return np.array(
+            [[_positive_int("max_gaze_tokens_each_frame", item, rule) for item in items]], np.int32
+        )
+
+    @staticmethod
+    def _items(name: str, value: object, frames: int | None) -> list[object]:
+        items = _each(value)
+        if items is None:
+            return [value]
+        if not items:
+            raise InvalidInputError(f"{name} is an empty list; pass one value, or one for each frame")
+        # A list of one is not a scalar: its author meant a clip of one frame.
+        if frames is not None and len(items) != frames:
+            raise InvalidInputError(
+                f"{name} has {len(items)} values, but the clip has {frames} frames; "
+                "pass one value, or one for each frame (of a video: each frame of every window)"
+            )
+        return items
+
+
+def clip_tensors(frames: NDArray[np.uint8], options: GazeOptions) -> dict[str, NDArray[Any]]:
+    """Inputs of a request for decoded frames.
+
+    Args:
+        frames: uint8 ``[T, H, W, 3 or 4]``, RGB or RGBA.
+        options: the knobs.
+
+    Raises:
+        InvalidInputError: the frames are of another type or shape, or too large for one request.
+    """
+    shape = "x".join(map(str, frames.shape))
+    if frames.dtype != np.uint8:
+        raise InvalidInputError(
+            f"frames are {frames.dtype}; they must be uint8 in 0..255 "
+            "(for floats in 0..1: (frames * 255).round().astype(np.uint8))"
+        )
+    if frames.ndim != 4 or frames.shape[3] not in (3, 4):
+        hint = "; add a time axis: frames[None]" if frames.ndim == 3 and frames.shape[2] in (3, 4) else ""
+        raise InvalidInputError(
+            f"frames have shape [{shape}]; it must be [T, H, W, 3] (RGB) or [T, H, W, 4] (RGBA){hint}"
+        )
+    if 0 in frames.shape:
+        raise InvalidInputError(f"frames have shape [{shape}]; T, H and W must be at least 1")
+    _check_payload(frames.nbytes, f"{frames.shape[0]} frames", "send fewer frames a request")
+    return {"FRAMES": np.ascontiguousarray(frames)[None], **options.tensors(frames.shape[0])}
+
+
+def video_tensors(video: bytes, options: GazeOptions) -> dict[str, NDArray[Any]]:
+    """Inputs of a request for an encoded video file, which the server decodes.
+
+    Raises:
+        InvalidInputError: it is empty, or too large for one request.
+    """
+    if not video:
+        raise InvalidInputError("the encoded video has 0 bytes; pass the content of a video file")
+    _check_payload(len(video), "the encoded video", "pass its path, so that it is sent in windows")
+    return {"VIDEO": np.frombuffer(video, np.uint8)[None], **options.tensors(None)}
+
+
+def _check_payload(size: int, what: str, remedy: str) -> None:
+    if size > _MAX_PAYLOAD_BYTES:
+        raise InvalidInputError(
+            f"{what} have {size} bytes; a gRPC request holds at most {_MAX_PAYLOAD_BYTES}: {remedy}"
+        )
+
+
+def decode_result(outputs: Tensors, mode: AutoGazeInferenceMode, timings: GazeTimings) -> GazeResult:
+    """The result of a response.
+
+    Args:
+        outputs: every tensor of ``OUTPUTS``, with its leading batch dimension of 1.
+        mode: of the request.
+        timings: of the request.
+
+    Raises:
+        InferenceError: a tensor is missing, or the tensors contradict each other: the server is of another
+            version, or broken.
+    """
+    clip: dict[str, NDArray[Any]] = {}
+    for name, dtype in OUTPUTS.items():
+        tensor = outputs.get(name)
+        if tensor is None:
+            raise InferenceError(
+                f"the response lacks {name}; the server's model repository is of another version "
+                "than this client"
+            )
+        if tensor.ndim < 2 or tensor.shape[0] != 1 or tensor.dtype != dtype:
+            raise InferenceError(
+                f"{name} came as {tensor.dtype} {list(tensor.shape)}; it must be {np.dtype(dtype)} "
+                "with a leading "
+                "batch dimension of 1: the server is of another version than this client"
+            )
+        clip[name] = tensor[0]
+    if clip["SOURCE_SIZE"].shape != (3,):
+        raise InferenceError(f"SOURCE_SIZE has {clip['SOURCE_SIZE'].size} values; it must be T, H, W")
+    frames, height, width = (int(value) for value in clip["SOURCE_SIZE"])
+    try:
+        return GazeResult(
+            generated=AutoGazeGenerateOutput(
+                gazing_pos=clip["GAZING_POS"],
+                if_padded_gazing=clip["IF_PADDED_GAZING"],
+                num_gazing_each_frame=clip["NUM_GAZING_EACH_FRAME"],
+                confidences=clip["CONFIDENCES"],
+                task_loss_predictions=clip["TASK_LOSS_PREDICTIONS"],
+                scale_layouts=layouts_from_grids(clip["SCALE_GRIDS"].tolist()),
+            ),
+            fixations=clip["FIXATIONS"],
+            mode=mode,
+            source_size=SourceSize(frames, height, width),
+            timings=timings,
+        )
+    except AutoGazeError as error:
+        raise InferenceError(f"the response contradicts itself: {error}") from error

@@ -1,0 +1,60 @@
+"""Where the server's time goes, from the counters that Triton keeps for each model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["ModelStatistics", "ServerStatistics"]
+
+
+@dataclass(frozen=True)
+class ModelStatistics:
+    """Counters of one model since the server started.
+
+    Attributes:
+        model: its name in the repository.
+        requests: requests that succeeded.
+        total_ns: nanoseconds that these requests spent in the model, waiting included.
+        queue_ns: of those, nanoseconds spent waiting for an instance or a batch.
+    """
+
+    model: str
+    requests: int
+    total_ns: int
+    queue_ns: int
+
+
+@dataclass(frozen=True)
+class ServerStatistics:
+    """Counters of every model at one moment; the difference of two moments tells what happened between."""
+
+    models: tuple[ModelStatistics, ...]
+
+    def since(self, earlier: ServerStatistics) -> ServerStatistics:
+        """What was counted after ``earlier``; models that served nothing are left out."""
+        before = {model.model: model for model in earlier.models}
+        zero = ModelStatistics("", 0, 0, 0)
+        changes = []
+        for model in self.models:
+            base = before.get(model.model, zero)
+            # A reloaded model counts from zero again.
+            base = base if model.requests >= base.requests else zero
+            if model.requests > base.requests:
+                changes.append(
+                    ModelStatistics(
+                        model=model.model,
+                        requests=model.requests - base.requests,
+                        total_ns=model.total_ns - base.total_ns,
+                        queue_ns=model.queue_ns - base.queue_ns,
+                    )
+                )
+        return ServerStatistics(tuple(changes))
+
+    def request_ms(self, models: Sequence[str] | None = None) -> dict[str, float]:
+        """Mean milliseconds a request spent in each model, waiting included; all models, or those named."""
+        return {
+            stats.model: stats.total_ns / stats.requests / 1e6
+            for stats in self.models
+            if stats.requests and (models is None or stats.model in models)
+        }
