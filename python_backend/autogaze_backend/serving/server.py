@@ -80,6 +80,11 @@ class TritonServer:
         self.stop()
 
     @property
+    def name(self) -> str:
+        """Its Triton server id, unique on this machine; empty before the start."""
+        return self._name
+
+    @property
     def ports(self) -> ServerPorts:
         """The ports that it listens on.
 

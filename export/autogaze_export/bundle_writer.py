@@ -1,0 +1,106 @@
+"""Writes a bundle: shipped graphs, bound weights, manifest. Needs neither torch nor onnx."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from autogaze_backend.bundle import FORMAT, MANIFEST_FILE, file_sha256
+from autogaze_backend.graphs import WEIGHTS_LOCATION, Phase
+from autogaze_backend.preprocessing import PreprocessingConfig
+from autogaze_client._errors import CheckpointError, InvalidInputError
+from safetensors.numpy import save_file
+
+from autogaze_export.binding import bind_weights
+from autogaze_export.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint
+from autogaze_export.graphs import shipped_graph
+
+ENGINES = ("onnxruntime",)
+PRECISIONS = ("exact",)
+
+
+def build(
+    checkpoint: str | Path,
+    out_dir: str | Path,
+    *,
+    engine: str = "onnxruntime",
+    precision: str = "exact",
+    revision: str | None = None,
+) -> Path:
+    """Writes the bundle of a checkpoint: graphs, weights, config and manifest, all that serving needs.
+
+    The folder appears whole or not at all; a bundle that is already there is replaced.
+
+    Args:
+        checkpoint: a folder or a hub id such as ``nvidia/AutoGaze``.
+        out_dir: the bundle's folder.
+        engine: "onnxruntime".
+        precision: "exact" (float32 arithmetic, tokens identical to the published model's).
+        revision: of a hub id.
+
+    Returns:
+        ``out_dir`` as an absolute path.
+
+    Raises:
+        NotFoundError: no such checkpoint.
+        CheckpointError: the checkpoint is damaged, or its architecture's graphs are not shipped.
+        InvalidInputError: an unknown engine or precision, or ``out_dir`` holds something else.
+    """
+    if engine not in ENGINES:
+        raise InvalidInputError(f"engine is {engine!r}; this version builds {', '.join(ENGINES)}")
+    if precision not in PRECISIONS:
+        raise InvalidInputError(f"precision is {precision!r}; engine {engine!r} is built as {', '.join(PRECISIONS)}")
+    out = Path(out_dir).expanduser().resolve()
+    if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InvalidInputError(f"{out} exists and is no bundle; choose another folder or empty it")
+    loaded = load_checkpoint(checkpoint, revision=revision)
+    graphs = {phase: shipped_graph(loaded.spec, phase) for phase in Phase}
+    if not all(path.is_file() for path in graphs.values()):
+        raise CheckpointError(
+            f"the graphs of architecture {loaded.spec.graph_name} are not shipped with this package; trace them with "
+            "`autogaze export` (pip install 'autogaze-triton[export]')"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        staged = Path(folder) / "bundle"
+        staged.mkdir()
+        _write(staged, loaded, graphs, engine, precision)
+        if out.exists():
+            out.rename(Path(folder) / "replaced")
+        staged.rename(out)
+    return out
+
+
+def _write(folder: Path, checkpoint: Checkpoint, graphs: dict[Phase, Path], engine: str, precision: str) -> None:
+    weights = bind_weights(checkpoint.spec, checkpoint.tensors)
+    save_file({name: weight.astype(np.float32) for name, weight in weights.items()}, folder / WEIGHTS_LOCATION)
+    for path in graphs.values():
+        shutil.copyfile(path, folder / path.name)
+    (folder / CONFIG_FILE).write_text(json.dumps(checkpoint.config, indent=2) + "\n", encoding="utf-8")
+
+    def entry(name: str) -> dict[str, Any]:
+        return {"file": name, "sha256": file_sha256(folder / name)}
+
+    manifest = {
+        "format": FORMAT,
+        "autogaze_triton": version("autogaze-triton"),
+        "engine": engine,
+        "precision": precision,
+        "checkpoint": {
+            "source": checkpoint.source,
+            "sha256": checkpoint.sha256,
+            "stored_dtype": checkpoint.stored_dtype,
+        },
+        "architecture": checkpoint.spec.graph_name,
+        "spec": checkpoint.spec.to_dict(),
+        "preprocessing": asdict(PreprocessingConfig.from_processor(checkpoint.preprocessor)),
+        "graphs": {phase.value: entry(path.name) for phase, path in graphs.items()},
+        "weights": entry(WEIGHTS_LOCATION),
+    }
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

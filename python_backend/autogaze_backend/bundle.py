@@ -1,0 +1,108 @@
+"""A bundle on disk: everything serving needs, described by one JSON manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autogaze_client._errors import CheckpointError, NotFoundError
+
+from autogaze_backend.graphs import Phase
+from autogaze_backend.preprocessing import PreprocessingConfig
+from autogaze_backend.spec import ModelSpec
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle.
+
+    Attributes:
+        path: its folder.
+        engine: the engine that its graphs are for, such as "onnxruntime".
+        precision: "exact" or "fast".
+        spec: architecture and defaults.
+        preprocessing: what turns frames into model input.
+        graphs: the file of each phase.
+        weights: the safetensors file of the graphs' initialisers.
+        manifest: the manifest as read.
+    """
+
+    path: Path
+    engine: str
+    precision: str
+    spec: ModelSpec
+    preprocessing: PreprocessingConfig
+    graphs: Mapping[Phase, Path]
+    weights: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Bundle:
+        """Reads the manifest and checks every file against its hash.
+
+        Raises:
+            NotFoundError: there is no bundle at ``path``.
+            CheckpointError: the manifest is of another format, or a file is missing or was changed.
+        """
+        folder = Path(path).expanduser().resolve()
+        try:
+            manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise NotFoundError(
+                f"{folder} holds no bundle ({MANIFEST_FILE} is missing); write one with `autogaze build CHECKPOINT {folder}`"
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{folder / MANIFEST_FILE} is no valid JSON ({error}); {_rebuild(folder)}") from error
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            found = manifest.get("format") if isinstance(manifest, dict) else None
+            raise CheckpointError(f"{folder} is a bundle of format {found}; this version reads {FORMAT}; {_rebuild(folder)}")
+        try:
+            graphs = {Phase(name): _verified(folder, entry) for name, entry in manifest["graphs"].items()}
+            return cls(
+                path=folder,
+                engine=manifest["engine"],
+                precision=manifest["precision"],
+                spec=ModelSpec.from_dict(manifest["spec"]),
+                preprocessing=PreprocessingConfig(**manifest["preprocessing"]),
+                graphs=graphs,
+                weights=_verified(folder, manifest["weights"]),
+                manifest=manifest,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{folder / MANIFEST_FILE} is damaged ({error!r}); {_rebuild(folder)}") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _verified(folder: Path, entry: Mapping[str, str]) -> Path:
+    path = folder / entry["file"]
+    if path.parent != folder:
+        raise CheckpointError(f"{folder / MANIFEST_FILE} names {entry['file']}, outside the bundle; {_rebuild(folder)}")
+    if not path.is_file():
+        raise CheckpointError(f"{folder} lacks {entry['file']}; {_rebuild(folder)}")
+    found = file_sha256(path)
+    if found != entry["sha256"]:
+        raise CheckpointError(
+            f"{path} has SHA-256 {found[:12]}…, but its manifest says {entry['sha256'][:12]}…; {_rebuild(folder)}"
+        )
+    return path
+
+
+def _rebuild(folder: Path) -> str:
+    return f"build it again with `autogaze build CHECKPOINT {folder}`"

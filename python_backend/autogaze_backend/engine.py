@@ -1,0 +1,103 @@
+"""What an engine does: one encoder, a cache, and the two phases of generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autogaze_backend.spec import ModelSpec
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may still be chosen, a row.
+
+    Attributes:
+        budget: int64 ``[B]``, tokens that the frame may still take; 0 lets a row rest.
+        requirement: float32 ``[B]``, the loss at which the frame stops; NaN never stops it.
+    """
+
+    budget: Integers
+    requirement: Floats
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """One group of every row: the small record that the host reads a step.
+
+    Attributes:
+        ids: int64 ``[B, K]``, the padding id where the stop took a token or no slot exists.
+        count: int64 ``[B]``, slots of the group, at most K.
+        finished: bool ``[B]``, whether the frame ends with this group.
+        confidences: float32 ``[B, K]``, 0 for padding.
+        losses: float32 ``[B, K]``, predicted loss before each token.
+        logits: float32 ``[B, K, V]``, before any mask.
+    """
+
+    ids: Integers
+    count: Integers
+    finished: NDArray[np.bool_]
+    confidences: Floats
+    losses: Floats
+    logits: Floats
+
+
+class Cache(Protocol):
+    """Keys and values of a fixed set of rows, and the ids chosen in their current frame."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that it holds."""
+
+    @property
+    def capacity(self) -> int:
+        """Positions that it holds a row before it must grow."""
+
+
+class Engine(Protocol):
+    """Runs the graphs of one bundle. Not thread-safe: one engine, one caller."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The architecture it runs."""
+
+    @property
+    def preferred_rows(self) -> int:
+        """Rows a batch at which it is fastest."""
+
+    def encode(self, frames: Floats, state: Floats | None) -> tuple[Floats, Floats]:
+        """Encodes ``[B, T, 3, side, side]``; see ``autogaze_export.modeling.Encoder``. None starts a stream."""
+
+    def new_cache(self, rows: int) -> Any:
+        """An empty cache for ``rows`` rows."""
+
+    def prefill(
+        self,
+        cache: Any,
+        vision: Floats,
+        pending: Integers,
+        pending_count: Integers,
+        positions: Integers,
+        lengths: Integers,
+        limits: Limits,
+    ) -> GroupResult:
+        """Opens a frame on every row of ``cache``.
+
+        Args:
+            cache: from ``new_cache`` of this engine; written in place.
+            vision: float32 ``[B, grid², C]``.
+            pending: int64 ``[B, P]``, ids left over from the frame before.
+            pending_count: int64 ``[B]``, how many of them are real; they come first.
+            positions: int64 ``[B]``, position of each row's first new token.
+            lengths: int64 ``[B]``, cached tokens of each row.
+            limits: of the frame.
+        """
+
+    def step(self, cache: Any, group: Integers, positions: Integers, lengths: Integers, limits: Limits) -> GroupResult:
+        """Feeds ``group`` int64 ``[B, K]`` at ``positions`` int64 ``[B, K]`` and selects the next group."""
