@@ -28,6 +28,10 @@ class Budget:
     max_tokens: NDArray[np.int64]
     requirement: float | None
 
+    def at_least(self, tokens: int) -> Budget:
+        """The budget with no frame's cap below ``tokens`` (the pipeline's ``top_k``)."""
+        return Budget(np.maximum(self.max_tokens, tokens), self.requirement)
+
 
 def resolve_budget(
     spec: ModelSpec,

@@ -1,0 +1,13 @@
+"""Triton model ``autogaze_decode``: tokens to fixations in source coordinates."""
+
+import triton_python_backend_utils as pb_utils
+from autogaze_backend.clips import decode_clip
+from autogaze_backend.triton import one_by_one, serve
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self._run = one_by_one(decode_clip)
+
+    def execute(self, requests):
+        return serve(pb_utils, requests, self._run)

@@ -1,0 +1,14 @@
+"""Triton model ``autogaze_ingest``: limits, decoding, and every knob filled in."""
+
+import triton_python_backend_utils as pb_utils
+from autogaze_backend.ingest import IngestLimits, ingest
+from autogaze_backend.triton import model_parameters, one_by_one, serve
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        limits = IngestLimits.from_parameters(model_parameters(args))
+        self._run = one_by_one(lambda tensors: ingest(tensors, limits))
+
+    def execute(self, requests):
+        return serve(pb_utils, requests, self._run)

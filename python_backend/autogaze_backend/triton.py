@@ -1,0 +1,125 @@
+"""The seam between Triton's python backend and this package: tensors in, tensors out, errors mapped.
+
+``triton_python_backend_utils`` exists only inside the server's stub, so it is passed in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from autogaze_client._errors import (
+    AutoGazeError,
+    DeadlineExceededError,
+    InvalidInputError,
+    NotFoundError,
+    ServerUnavailableError,
+)
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Tensors = dict[str, Array]
+
+_LOG = logging.getLogger("autogaze")
+
+
+def error_code(error: BaseException) -> str:
+    """The ``TritonError`` constant of an exception."""
+    if isinstance(error, InvalidInputError):
+        return "INVALID_ARG"
+    if isinstance(error, NotFoundError):
+        return "NOT_FOUND"
+    if isinstance(error, ServerUnavailableError | DeadlineExceededError):
+        return "UNAVAILABLE"
+    return "INTERNAL"
+
+
+def error_message(error: BaseException) -> str:
+    """What the caller is told: our own errors in full; of others the type, since their text is for the log."""
+    if isinstance(error, AutoGazeError):
+        return str(error)
+    return f"internal error ({type(error).__name__}: {error}); the server's log has the trace"
+
+
+def model_parameters(args: Mapping[str, str]) -> dict[str, str]:
+    """The ``parameters`` of config.pbtxt, as strings by name."""
+    config = json.loads(args["model_config"])
+    return {name: entry["string_value"] for name, entry in config.get("parameters", {}).items()}
+
+
+def find_bundle(args: Mapping[str, str]) -> Path:
+    """Where a model's bundle lies: beside its model.py, else the parameter ``bundle``, else AUTOGAZE_BUNDLE.
+
+    Raises:
+        NotFoundError: none of the three names one.
+    """
+    beside = Path(args["model_repository"]) / args["model_version"] / "bundle"
+    if beside.is_dir():
+        return beside
+    named = model_parameters(args).get("bundle") or os.environ.get("AUTOGAZE_BUNDLE")
+    if not named:
+        raise NotFoundError(
+            f"model {args['model_name']} has no bundle: put one at {beside}, set its parameter 'bundle', or set "
+            "AUTOGAZE_BUNDLE; `autogaze build CHECKPOINT DIR` writes one"
+        )
+    return Path(named)
+
+
+def read_request(request: Any) -> Tensors:
+    """Input tensors by name, without the batch dimension of 1."""
+    return {tensor.name(): _unbatch(tensor.name(), tensor.as_numpy()) for tensor in request.inputs()}
+
+
+def serve(
+    pb_utils: Any, requests: Sequence[Any], run: Callable[[list[Tensors]], Sequence[Tensors | Exception]]
+) -> list[Any]:
+    """Answers a batch of requests, each on its own: one that fails does not touch the others.
+
+    Args:
+        pb_utils: the server's ``triton_python_backend_utils``.
+        requests: of ``execute``.
+        run: from the requests' tensors to each one's outputs or exception, in order.
+    """
+    parsed: list[Tensors | Exception] = [_guard(read_request, request) for request in requests]
+    good = [item for item in parsed if not isinstance(item, Exception)]
+    try:
+        answers = iter(run(good) if good else [])
+    except Exception as error:
+        _LOG.exception("a batch of %d requests failed", len(good))
+        answers = iter([error] * len(good))
+    results = [item if isinstance(item, Exception) else next(answers) for item in parsed]
+    return [_respond(pb_utils, result) for result in results]
+
+
+def one_by_one(run: Callable[[Tensors], Tensors]) -> Callable[[list[Tensors]], list[Tensors | Exception]]:
+    """Makes a batch function from one that serves a single request."""
+    return lambda batch: [_guard(run, tensors) for tensors in batch]
+
+
+def _guard(run: Callable[[Any], Tensors], item: Any) -> Tensors | Exception:
+    try:
+        return run(item)
+    except AutoGazeError as error:
+        return error
+    except Exception as error:
+        _LOG.exception("a request failed")
+        return error
+
+
+def _respond(pb_utils: Any, result: Tensors | Exception) -> Any:
+    if isinstance(result, Exception):
+        code = getattr(pb_utils.TritonError, error_code(result))
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(error_message(result), code))
+    tensors = [pb_utils.Tensor(name, np.ascontiguousarray(array[None])) for name, array in result.items()]
+    return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _unbatch(name: str, array: Array) -> Array:
+    if array.shape[0] != 1:
+        raise InvalidInputError(f"{name} has batch dimension {array.shape[0]}; send one clip a request, batch dimension 1")
+    return array[0]
