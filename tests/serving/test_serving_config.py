@@ -99,11 +99,11 @@ def test_a_failure_is_explained_once_and_without_the_noise_of_a_machine_without_
 E1123 03:10:53.950230 4443 server.cc:241] "CudaDriverHelper has not been initialized."
 I1123 03:10:53.951862 4443 model_lifecycle.cc:472] "loading: echo:1"
 E1123 03:10:55.593289 4443 backend_model.cc:692] "ERROR: Failed to create instance: no \"x\"\nAt: line 3\n"
-E1123 03:10:55.593488 4443 model_lifecycle.cc:642] "failed to load 'echo' version 1: Internal: no \"x\"\nAt: line 3\n"
+E1123 03:10:55.593488 4443 model_lifecycle.cc:642] "failed to load 'echo': no \"x\"\nAt: line 3\n"
 Error: Failed to initialize NVML
 error: creating server: Internal - failed to load all models"""
     assert explain_failure(log.splitlines()).splitlines() == [
-        "failed to load 'echo' version 1: Internal: no \"x\"",
+        "failed to load 'echo': no \"x\"",
         "At: line 3",
         "error: creating server: Internal - failed to load all models",
     ]

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from autogaze_backend.serving import HostFacts
+from autogaze_export import doctor
+from autogaze_export.doctor import Check, Environment, Status, diagnose
+from serving_helpers import run_command
+
+_HOST = HostFacts(
+    system="Linux",
+    machine="x86_64",
+    glibc=(2, 39),
+    python=(3, 12),
+    implementation="cpython",
+    libpython=Path("/usr/lib/libpython3.12.so.1.0"),
+    interpreter=Path("/venv/bin/python"),
+    stub_interpreter=Path("/venv/bin/python3"),
+    same_interpreter=True,
+    numpy="1.26.4",
+)
+_CPU = Environment(
+    host=_HOST,
+    shm_bytes=2**31,
+    packages={"onnxruntime": "1.32.0", "av": "12.0", "rich": "13.0", "pillow": "10.0"},
+    onnxruntime_providers=("CPUExecutionProvider",),
+    server=Path("/cache/tritonserver-2.51.0"),
+)
+_GPU = dataclasses.replace(_CPU, gpus=("NVIDIA H100 80GB HBM3",), tensorrt="tensorrt 10.14.1")
+
+
+def _check(environment: Environment, name: str, **changes: object) -> Check:
+    checks = {check.name: check for check in diagnose(dataclasses.replace(environment, **changes))}
+    return checks[name]
+
+
+def test_a_cpu_machine_without_gpu_parts_has_no_fault() -> None:
+    checks = {check.name: check for check in diagnose(_CPU)}
+    assert {name for name, check in checks.items() if check.status is not Status.OK} == {
+        "gpu",
+        "tensorrt",
+        "torch",
+    }
+    assert all(checks[name].status is Status.ABSENT for name in ("gpu", "tensorrt", "torch"))
+    assert checks["onnxruntime"].found == "1.32.0 with CPUExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "remedy"),
+    [
+        ({"libpython": None}, "libpython", "libpython3.12"),
+        ({"glibc": (2, 31)}, "glibc", "Ubuntu 22.04"),
+        ({"python": (3, 13)}, "python", "Python 3.11 or 3.12"),
+        ({"numpy": "2.2.0"}, "numpy", "autogaze-triton[server]"),
+        ({"system": "Darwin"}, "platform", "container"),
+        ({"same_interpreter": False}, "interpreter", "virtual environment"),
+    ],
+)
+def test_a_host_fault_fails_its_own_check_alone(change: dict[str, object], name: str, remedy: str) -> None:
+    checks = diagnose(dataclasses.replace(_CPU, host=dataclasses.replace(_HOST, **change)))
+    failed = [check for check in checks if check.status is Status.FAIL]
+    assert [check.name for check in failed] == [name]
+    assert remedy in failed[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("size", "status"),
+    [(None, "fail"), (64 * 2**20, "fail"), (284 * 2**20, "fail"), (285 * 2**20, "warn"), (2**30, "ok")],
+)
+def test_shared_memory_must_hold_a_clip(size: int | None, status: str) -> None:
+    check = _check(_CPU, "/dev/shm", shm_bytes=size)
+    assert check.status.value == status
+    if status == "fail" and size:
+        assert "284 MiB" in check.found
+        assert "--shm-size=1g" in check.remedy
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "status", "found"),
+    [
+        ({"packages": {}}, "onnxruntime", "fail", "no other engine"),
+        ({"packages": {"torch": "2.9.0"}}, "onnxruntime", "absent", "not installed"),
+        ({"packages": {"onnxruntime": "1.29.1"}}, "onnxruntime", "fail", "1.29.1.*1.30"),
+        (
+            {"import_errors": {"onnxruntime": "libgomp.so.1"}},
+            "onnxruntime",
+            "fail",
+            "does not import: libgomp",
+        ),
+        ({}, "onnxruntime", "warn", "leaves the GPU unused"),
+        ({}, "tensorrt", "ok", "tensorrt 10.14.1"),
+        ({"tensorrt": "tensorrt 8.6.1"}, "tensorrt", "fail", "10 or newer"),
+        ({"tensorrt": "tensorrt_rtx 1.7.1"}, "tensorrt", "ok", "1.7.1"),
+        ({"tensorrt": None, "import_errors": {"tensorrt": "libnvinfer"}}, "tensorrt", "fail", "libnvinfer"),
+        ({"gpus": ()}, "tensorrt", "warn", "no GPU"),
+        ({"packages": {"torch": "2.9.0"}, "torch_cuda": "12.8"}, "torch", "ok", "CUDA 12.8"),
+        ({"packages": {"torch": "2.9.0+cpu"}}, "torch", "warn", "without CUDA"),
+        ({"gpu_error": "driver/library version mismatch"}, "gpu", "warn", "version mismatch"),
+        (
+            {"server": None, "server_cache": Path("/cache")},
+            "embedded server",
+            "absent",
+            "autogaze serve.*/cache",
+        ),
+        ({"busy_ports": (8001,)}, "ports", "warn", "^8001 in use"),
+        ({"packages": {"onnxruntime": "1.32.0"}}, "av", "absent", "not installed"),
+    ],
+)
+def test_each_finding_on_a_gpu_machine(
+    changes: dict[str, object], name: str, status: str, found: str
+) -> None:
+    check = _check(_GPU, name, **changes)
+    assert check.status.value == status
+    assert re.search(found, check.found)
+    # ABSENT and OK may need nothing; a fault always has a way out.
+    assert check.remedy or status in ("ok", "absent") or check.found.endswith("to run its engines on")
+
+
+def _named(name: str, checks: tuple[Check, ...]) -> Check:
+    return next(check for check in checks if check.name == name)
+
+
+def test_a_folder_without_weights_fails_with_the_loaders_own_message(tmp_path: Path) -> None:
+    check = _named("checkpoint", diagnose(_CPU, checkpoint=str(tmp_path)))
+    assert check.status is Status.FAIL
+    assert str(tmp_path) in check.found
+    assert "model.safetensors" in check.remedy
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "found"),
+    [
+        (None, "fail", r"no manifest\.json"),
+        ("{", "fail", "cannot be read"),
+        ("[]", "fail", "no JSON object"),
+        ('{"engine": "onnxruntime", "precision": "exact"}', "ok", "engine onnxruntime, precision exact"),
+    ],
+)
+def test_a_bundle_needs_a_readable_manifest(
+    tmp_path: Path, content: str | None, status: str, found: str
+) -> None:
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    check = _named("bundle", diagnose(_CPU, bundle=tmp_path))
+    assert check.status.value == status
+    assert re.search(found, check.found)
+    assert status == "ok" or "autogaze build" in check.remedy
+
+
+def test_the_probe_agrees_with_this_machine() -> None:
+    with socket.socket() as taken:
+        try:
+            taken.bind(("127.0.0.1", 8002))
+            taken.listen()
+        except OSError:
+            pass
+        environment = Environment.probe()
+    assert 8002 in environment.busy_ports
+    assert environment.host == HostFacts.probe()
+    assert "CPUExecutionProvider" in environment.onnxruntime_providers
+    assert environment.packages["tritonclient"]
+
+
+def test_gpus_are_read_from_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(code: int, out: str, err: str) -> None:
+        outcome = subprocess.CompletedProcess([], code, out, err)
+        monkeypatch.setattr(subprocess, "run", lambda *arguments, **settings: outcome)
+
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    answer(0, "NVIDIA L4, 23034 MiB, 550.54, 8.9\nNVIDIA L4, 23034 MiB, 550.54, 8.9\n", "")
+    assert doctor._gpus() == (("NVIDIA L4, 23034 MiB, 550.54, 8.9",) * 2, "")
+    answer(9, "NVIDIA-SMI has failed\n because\n", "")
+    assert doctor._gpus() == ((), "NVIDIA-SMI has failed because")
+
+
+def test_the_command_reports_json_and_fails_with_a_fault(tmp_path: Path) -> None:
+    process = run_command("doctor", "--json", "--bundle", str(tmp_path))
+    report = json.loads(process.communicate(timeout=60)[0])
+    assert process.returncode == 1
+    assert report["ok"] is False
+    bundle = next(check for check in report["checks"] if check["name"] == "bundle")
+    assert bundle["status"] == "fail"
+    assert "autogaze build" in bundle["remedy"]
+
+
+def test_the_command_prints_a_table_and_passes_here() -> None:
+    process = run_command("doctor")
+    table = process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    assert "libpython" in table
+    assert "onnxruntime" in table
