@@ -35,8 +35,8 @@ DEFAULT_PORTS = (8000, 8001, 8002)
 
 _MIB = 2**20
 _REFERENCE_CLIP = 16 * 1080 * 1920 * 3
-# Triton's python backend copies a tensor into /dev/shm for each python model that reads or writes it:
-# read by autogaze_ingest, written by it, read by autogaze_generate.
+# Triton's python backend keeps each tensor that a python model reads or writes in /dev/shm (191 MiB measured
+# for an echo of this clip): read by autogaze_ingest, written by it, read by autogaze_generate.
 SHM_NEED = 3 * _REFERENCE_CLIP
 """Bytes of ``/dev/shm`` that one clip of 16 RGB frames of 1920x1080 takes while it is served."""
 
@@ -145,7 +145,9 @@ def diagnose(
         *_check_host(environment.host),
         _check_shm(environment.shm_bytes),
         _check_gpu(environment),
-        *_check_engines(environment),
+        _check_onnxruntime(environment),
+        _check_tensorrt(environment),
+        _check_torch(environment),
         *(_check_optional(environment, name, extra) for name, extra in _OPTIONAL.items()),
         _check_server(environment),
         _check_ports(environment.busy_ports),
@@ -209,16 +211,6 @@ def _check_gpu(environment: Environment) -> Check:
     return Check("gpu", Status.OK, "; ".join(environment.gpus))
 
 
-def _check_engines(environment: Environment) -> list[Check]:
-    torch = environment.packages.get("torch")
-    tensorrt = environment.tensorrt
-    return [
-        _check_onnxruntime(environment),
-        _check_tensorrt(environment, tensorrt),
-        _check_torch(environment, torch),
-    ]
-
-
 def _check_onnxruntime(environment: Environment) -> Check:
     name, install = "onnxruntime", "pip install 'autogaze-triton[server]'"
     version = environment.packages.get("onnxruntime-gpu") or environment.packages.get("onnxruntime")
@@ -242,7 +234,8 @@ def _check_onnxruntime(environment: Environment) -> Check:
     return Check(name, Status.OK, found)
 
 
-def _check_tensorrt(environment: Environment, found: str | None) -> Check:
+def _check_tensorrt(environment: Environment) -> Check:
+    found = environment.tensorrt
     install = "pip install 'autogaze-triton[tensorrt]'"
     broken = [name for name in _TENSORRT_MODULES if name in environment.import_errors]
     if found is None and broken:
@@ -254,11 +247,13 @@ def _check_tensorrt(environment: Environment, found: str | None) -> Check:
     if module == "tensorrt" and _numbers(version)[:1] < (MINIMUM_TENSORRT,):
         return Check("tensorrt", Status.FAIL, f"{found}, but 10 or newer is needed", install)
     if not environment.gpus:
-        return Check("tensorrt", Status.WARN, f"{found}, and no GPU to run its engines on", "")
+        remedy = "build engines here if you like, and serve them on the GPU that they are for"
+        return Check("tensorrt", Status.WARN, f"{found}, and no GPU to run its engines on", remedy)
     return Check("tensorrt", Status.OK, found)
 
 
-def _check_torch(environment: Environment, version: str | None) -> Check:
+def _check_torch(environment: Environment) -> Check:
+    version = environment.packages.get("torch")
     if version is None:
         return Check("torch", Status.ABSENT, "not installed: only the torch engine and re-tracing need it")
     if environment.torch_cuda is None:

@@ -32,7 +32,7 @@ def test_a_checkout_serves_the_repository_at_its_root() -> None:
 def test_an_installed_package_serves_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "site-packages" / "autogaze_backend"
     monkeypatch.setattr(repository, "__file__", str(package / "serving" / "repository.py"))
-    with pytest.raises(NotFoundError, match="no model repository at .*--model-repository"):
+    with pytest.raises(NotFoundError, match=r"no model repository at .*--model-repository"):
         model_repository_path()
     (package / "model_repository").mkdir(parents=True)
     assert model_repository_path() == package / "model_repository"
@@ -41,7 +41,7 @@ def test_an_installed_package_serves_its_own(tmp_path: Path, monkeypatch: pytest
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"manifest\.json.*autogaze build"):
         require_bundle(tmp_path)
-    with pytest.raises(NotFoundError, match="no bundle folder at .*autogaze build"):
+    with pytest.raises(NotFoundError, match=r"no bundle folder at .*autogaze build"):
         require_bundle(tmp_path / "nothing")
 
 

@@ -40,7 +40,7 @@ def require_bundle(bundle: Path) -> Path:
         NotFoundError: There is no such folder.
         CheckpointError: It has no manifest.
     """
-    path = bundle.expanduser().absolute()
+    path = bundle.expanduser().resolve()
     if not path.is_dir():
         raise NotFoundError(
             f"no bundle folder at {path}: write one with 'autogaze build CHECKPOINT {bundle}'"
