@@ -241,8 +241,7 @@ def decode_result(outputs: Tensors, mode: AutoGazeInferenceMode, timings: GazeTi
         if tensor.ndim < 2 or tensor.shape[0] != 1 or tensor.dtype != dtype:
             raise InferenceError(
                 f"{name} came as {tensor.dtype} {list(tensor.shape)}; it must be {np.dtype(dtype)} "
-                "with a leading "
-                "batch dimension of 1: the server is of another version than this client"
+                "with a leading batch dimension of 1: the server is of another version than this client"
             )
         clip[name] = tensor[0]
     if clip["SOURCE_SIZE"].shape != (3,):

@@ -26,6 +26,7 @@ _SHEET_FRAMES = 16
 _SHEET_COLUMNS = 4
 _SHEET_WIDTH = 1920
 _VIDEO_WIDTH = 960
+_GAP = 4
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _labels(result: GazeResult) -> list[tuple[int, str]]:
     return [
         (
             layout.grid,
-            f"{layout.grid}\N{MULTIPLICATION SIGN}{layout.grid}  {chosen.get(layout.grid, 0) / total:.0%}",
+            f"{layout.grid}x{layout.grid} cells: {chosen.get(layout.grid, 0) / total:.0%} of tokens",
         )
         for layout in result.generated.scale_layouts
     ]
@@ -110,16 +111,17 @@ def _write_mask_video(path: Path, reader: VideoReader, result: GazeResult) -> ND
     thumbnail_width = max(_SHEET_WIDTH // columns - 4, 1)
     panel_width = min(reader.width, _VIDEO_WIDTH)
     labels = _labels(result)
-    legend = legend_strip(2 * panel_width, labels)
+    legend = legend_strip(2 * panel_width + _GAP, labels)
     thumbnails = []
     written = 0
     with VideoWriter(path, fps=reader.fps) as writer:
         for index, (frame, fixations) in enumerate(zip(reader, result.trace.frames, strict=False)):
-            mask = scale_mask_image(frame, fixations)
-            panels = side_by_side(resize_image(frame, panel_width), resize_image(mask, panel_width))
+            # Cells are drawn after the picture is shrunk, so their borders stay crisp.
+            panel = resize_image(frame, panel_width)
+            panels = side_by_side(panel, scale_mask_image(panel, fixations), gap=_GAP)
             writer.write(np.concatenate([panels, legend]))
             if index in picked:
-                thumbnails.append(resize_image(mask, thumbnail_width))
+                thumbnails.append(scale_mask_image(resize_image(frame, thumbnail_width), fixations))
             written += 1
     if written < frames:
         raise InvalidInputError(
