@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from autogaze_backend.serving import TritonInstallation, TritonServer, ensure_installation
-from serving_helpers import free_ports, write_model
+from serving.serving_helpers import free_ports, write_model
 
 # Doubles its input; says where its packages come from and what its environment names.
 _ECHO = """

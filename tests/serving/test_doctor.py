@@ -11,7 +11,7 @@ import pytest
 from autogaze_backend.serving import HostFacts
 from autogaze_export import doctor
 from autogaze_export.doctor import Check, Environment, Status, diagnose
-from serving_helpers import run_command
+from serving.serving_helpers import run_command
 
 _HOST = HostFacts(
     system="Linux",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from autogaze_backend.serving import TritonInstallation
-from serving_helpers import double, run_command, server_processes, wait_for
+from serving.serving_helpers import double, run_command, server_processes, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -43,7 +43,7 @@ def test_it_serves_until_it_is_told_to_stop(
     process = _serve(echo_repository, "--bundle", os.path.relpath(bundle))
     url = _wait_until_ready(process)
     assert process.stdout is not None
-    assert f'GazeClient("{url}").gaze(' in process.stdout.readline()
+    assert f"autogaze gaze video.mp4 --url {url} " in process.stdout.readline()
     assert double(url, [1.0]) == [2.0]
     process.send_signal(number)
     said, log = process.communicate(timeout=30)

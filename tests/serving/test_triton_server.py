@@ -21,7 +21,7 @@ from autogaze_backend.serving import (
     TritonServerConfig,
 )
 from autogaze_client._errors import DeadlineExceededError, InvalidInputError
-from serving_helpers import double, free_ports, server_processes, wait_for, write_model
+from serving.serving_helpers import double, free_ports, server_processes, wait_for, write_model
 
 pytestmark = pytest.mark.server
 

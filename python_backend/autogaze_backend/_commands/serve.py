@@ -76,9 +76,7 @@ class Command:
                 _say(f"starting Triton with {config.model_repository}")
                 server.wait_until_ready(args.ready_timeout)
                 _say(f"ready: gRPC {server.url}, HTTP {server.http_url}, metrics {server.metrics_url}")
-                _say(
-                    f'call it: autogaze_client.GazeClient("{server.url}").gaze("video.mp4")   stop it: Ctrl-C'
-                )
+                _say(f"try it: autogaze gaze video.mp4 --url {server.url}   stop it: Ctrl-C")
                 while server.poll() is None:
                     time.sleep(_POLL_SECONDS)
                 raise server.exit_error()
