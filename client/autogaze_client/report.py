@@ -72,7 +72,7 @@ def write_report(
     reader = VideoReader(video_path, start_frame=start_frame, max_frames=size.frames)
     if (reader.width, reader.height) != (size.width, size.height):
         raise InvalidInputError(
-            f"the result is of {size.width}x{size.height} frames, but {reader.path.name} has "
+            f"the result is of {size.width}x{size.height} frames, but {Path(reader.name).name} has "
             f"{reader.width}x{reader.height}; pass the video that was gazed at"
         )
     folder = Path(out_dir)
@@ -125,7 +125,7 @@ def _write_mask_video(path: Path, reader: VideoReader, result: GazeResult) -> ND
             written += 1
     if written < frames:
         raise InvalidInputError(
-            f"the result has {frames} frames, but {reader.path.name} only {written}; "
+            f"the result has {frames} frames, but {Path(reader.name).name} only {written}; "
             "pass the video that was gazed at, with its start_frame"
         )
     sheet = contact_sheet(thumbnails, columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -34,7 +35,7 @@ class VideoReader:
     Iterating opens the file anew, so a reader can be read more than once.
 
     Args:
-        path: a file that FFmpeg reads.
+        source: the path of a file that FFmpeg reads, or the bytes of one.
         start_frame: frames to skip first.
         max_frames: frames to read at most; None = all.
 
@@ -48,14 +49,17 @@ class VideoReader:
         ...     print(window.shape)  # (16, 720, 1280, 3)
     """
 
-    def __init__(self, path: str | Path, *, start_frame: int = 0, max_frames: int | None = None) -> None:
+    def __init__(
+        self, source: str | Path | bytes, *, start_frame: int = 0, max_frames: int | None = None
+    ) -> None:
         if start_frame < 0:
             raise InvalidInputError(f"start_frame is {start_frame}; it must be 0 or more")
         if max_frames is not None and max_frames < 1:
             raise InvalidInputError(
                 f"max_frames is {max_frames}; it must be 1 or more, or None for all frames"
             )
-        self.path = Path(path)
+        self._source = source if isinstance(source, bytes) else Path(source)
+        self.name = "the encoded video" if isinstance(source, bytes) else str(source)
         self._start = start_frame
         self._max = max_frames
         with self._open() as container:
@@ -71,6 +75,17 @@ class VideoReader:
         """Frames this reader will give, as the file declares or its duration suggests; None = unknown."""
         if self.frame_count is not None and max_frames is not None:
             self.frame_count = min(self.frame_count, max_frames)
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing stays open between iterations; the file is closed with each iterator."""
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         """Yields uint8 ``[H, W, 3]`` frames.
@@ -90,10 +105,10 @@ class VideoReader:
                 return
         if given == 0:
             raise VideoDecodeError(
-                f"{self.path}: start_frame is {self._start}, but the video has {decoded} frames; "
+                f"{self.name}: start_frame is {self._start}, but the video has {decoded} frames; "
                 "start earlier"
                 if decoded
-                else f"{self.path}: no frame could be decoded; the video stream is empty or damaged"
+                else f"{self.name}: no frame could be decoded; the video stream is empty or damaged"
             )
 
     def windows(self, size: int) -> Iterator[NDArray[np.uint8]]:
@@ -109,7 +124,7 @@ class VideoReader:
         for frame in self:
             if window and frame.shape != window[0].shape:
                 raise VideoDecodeError(
-                    f"{self.path}: the frame size changes from {window[0].shape[1::-1]} to "
+                    f"{self.name}: the frame size changes from {window[0].shape[1::-1]} to "
                     f"{frame.shape[1::-1]}; "
                     "re-encode the video at one size"
                 )
@@ -148,24 +163,25 @@ class VideoReader:
     def _truncated(self, decoded: int, reason: str) -> VideoDecodeError:
         of = f" of {self.declared_frames}" if self.declared_frames is not None else ""
         return VideoDecodeError(
-            f"{self.path}: truncated or damaged: {decoded}{of} frames could be read ({reason}); "
-            f"copy the file again, or read no more than max_frames={decoded}"
+            f"{self.name}: truncated or damaged: {decoded}{of} frames could be read ({reason}); "
+            f"get the whole file again, or read no more than max_frames={decoded}"
         )
 
     def _open(self, *, ignore_editlist: bool = False) -> InputContainer:
         av = _import_av("reading a video")
-        if not self.path.is_file():
-            raise VideoDecodeError(f"{self.path}: there is no such file; check the path")
+        if isinstance(self._source, Path) and not self._source.is_file():
+            raise VideoDecodeError(f"{self.name}: there is no such file; check the path")
         options = {"ignore_editlist": "1"} if ignore_editlist else {}
         try:
-            container: InputContainer = av.open(str(self.path), options=options)
+            file = io.BytesIO(self._source) if isinstance(self._source, bytes) else str(self._source)
+            container: InputContainer = av.open(file, options=options)
         except (av.error.FFmpegError, UnicodeDecodeError) as error:
             raise VideoDecodeError(
-                f"{self.path}: not a video that FFmpeg reads, or truncated ({error})"
+                f"{self.name}: not a video that FFmpeg reads, or truncated ({error})"
             ) from error
         if not container.streams.video:
             container.close()
-            raise VideoDecodeError(f"{self.path}: has no video stream; pass a file with pictures")
+            raise VideoDecodeError(f"{self.name}: has no video stream; pass a file with pictures")
         return container
 
 

@@ -42,6 +42,16 @@ def test_start_beyond_the_end(video):
         list(VideoReader(video, start_frame=37))
 
 
+def test_bytes_read_as_their_file_does(video, truncated):
+    with VideoReader(video.read_bytes()) as reader:
+        assert (reader.width, reader.height, reader.frame_count) == (64, 48, 37)
+        assert brightness(reader) == list(range(37))
+    with pytest.raises(VideoDecodeError, match=r"the encoded video: truncated or damaged: \d+ of 60 frames"):
+        list(VideoReader(truncated.read_bytes()))
+    with pytest.raises(VideoDecodeError, match="the encoded video: not a video"):
+        VideoReader(b"not a video")
+
+
 def test_truncation_is_never_silent(truncated):
     reader = VideoReader(truncated)
     frames = []
