@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from autogaze_export.binding import bind_weights
 from autogaze_export.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint
-from autogaze_export.graphs import shipped_graph
+from autogaze_export.graphs import SHIPPED, traced_graph
 
 ENGINES = ("onnxruntime",)
 PRECISIONS = ("exact",)
@@ -32,6 +32,7 @@ def build(
     engine: str = "onnxruntime",
     precision: str = "exact",
     revision: str | None = None,
+    graphs: str | Path | None = None,
 ) -> Path:
     """Writes the bundle of a checkpoint: graphs, weights, config and manifest, all that serving needs.
 
@@ -43,6 +44,7 @@ def build(
         engine: "onnxruntime".
         precision: "exact" (float32 arithmetic, tokens identical to the published model's).
         revision: of a hub id.
+        graphs: a folder that ``autogaze export`` wrote; None for the graphs shipped with this package.
 
     Returns:
         ``out_dir`` as an absolute path.
@@ -60,17 +62,18 @@ def build(
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInputError(f"{out} exists and is no bundle; choose another folder or empty it")
     loaded = load_checkpoint(checkpoint, revision=revision)
-    graphs = {phase: shipped_graph(loaded.spec, phase) for phase in Phase}
-    if not all(path.is_file() for path in graphs.values()):
+    traced = {phase: traced_graph(loaded.spec, phase, graphs or SHIPPED) for phase in Phase}
+    if not all(path.is_file() for path in traced.values()):
         raise CheckpointError(
-            f"the graphs of architecture {loaded.spec.graph_name} are not shipped with this package; trace them with "
-            "`autogaze export` (pip install 'autogaze-triton[export]')"
+            f"the graphs of architecture {loaded.spec.graph_name} are not in {graphs or 'this package'}; trace them with "
+            f"`autogaze export {checkpoint} DIR` (pip install 'autogaze-triton[export]') and pass graphs=DIR "
+            "(`autogaze build --graphs DIR`)"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         staged = Path(folder) / "bundle"
         staged.mkdir()
-        _write(staged, loaded, graphs, engine, precision)
+        _write(staged, loaded, traced, engine, precision)
         if out.exists():
             out.rename(Path(folder) / "replaced")
         staged.rename(out)

@@ -12,6 +12,6 @@ IR_VERSION = 11
 SHIPPED = Path(__file__).with_name("shipped_graphs")
 
 
-def shipped_graph(spec: ModelSpec, phase: Phase) -> Path:
-    """Path of an architecture's graph; it does not exist where the architecture is not shipped."""
-    return SHIPPED / spec.graph_name / f"{phase.value}.onnx"
+def traced_graph(spec: ModelSpec, phase: Phase, folder: str | Path = SHIPPED) -> Path:
+    """Path of an architecture's graph in ``folder``; it does not exist where that architecture was not traced."""
+    return Path(folder) / spec.graph_name / f"{phase.value}.onnx"

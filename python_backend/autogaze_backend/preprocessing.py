@@ -146,17 +146,12 @@ def resize_to_input(video: Video, side: int) -> Video:
     Returns:
         float32 ``[..., side, side]``; the input itself where it has that size.
     """
-    if video.shape[-2:] == (side, side):
-        return video
-    columns, column_weights = _cubic_taps(video.shape[-1], side)
-    across = np.zeros((*video.shape[:-1], side), np.float32)
-    for tap in range(4):
-        across += video[..., columns[tap]] * column_weights[tap]
-    rows, row_weights = _cubic_taps(video.shape[-2], side)
-    out = np.zeros((*video.shape[:-2], side, side), np.float32)
-    for tap in range(4):
-        out += across[..., rows[tap], :] * row_weights[tap][:, None]
-    return out
+    height, width = video.shape[-2:]
+    if width != side:
+        video = video @ _cubic_matrix(width, side).T
+    if height != side:
+        video = _cubic_matrix(height, side) @ video
+    return video
 
 
 def preprocess(frames: Frames, config: PreprocessingConfig, side: int) -> Video:
@@ -166,14 +161,17 @@ def preprocess(frames: Frames, config: PreprocessingConfig, side: int) -> Video:
 
 
 @lru_cache(maxsize=64)
-def _cubic_taps(size: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Source indices and weights ``[4, side]`` of a bicubic resize; edges repeat."""
-    scale = np.float32(size) / np.float32(side)
-    centre = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+def _cubic_matrix(size: int, side: int) -> NDArray[np.float32]:
+    """Weights ``[side, size]`` of a bicubic resize along one axis; edges repeat. An equal size is the identity."""
+    # torch takes the scale in float32 and fuses the multiply and the subtraction into one rounding.
+    scale = np.float64(np.float32(size) / np.float32(side))
+    centre = ((np.arange(side) + 0.5) * scale - 0.5).astype(np.float32)
     base = np.floor(centre)
-    fraction = (centre - base).astype(np.float64)
-    indices = np.clip(base.astype(np.int64) + np.arange(-1, 3)[:, None], 0, size - 1)
-    distance = np.abs(fraction - np.arange(-1, 3)[:, None])
+    offsets = np.arange(-1, 3)[:, None]
+    distance = np.abs((centre - base).astype(np.float64) - offsets)
     near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
     far = ((_CUBIC * distance - 5 * _CUBIC) * distance + 8 * _CUBIC) * distance - 4 * _CUBIC
-    return indices, np.where(distance <= 1, near, far).astype(np.float32)
+    matrix = np.zeros((side, size))
+    source = np.clip(base.astype(np.int64) + offsets, 0, size - 1)
+    np.add.at(matrix, (np.arange(side)[None].repeat(4, axis=0), source), np.where(distance <= 1, near, far))
+    return matrix.astype(np.float32)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from autogaze_backend import Bundle
+from autogaze_client import CheckpointError, InvalidInputError
+from autogaze_export import build, load_checkpoint
+from safetensors.numpy import load_file
+
+
+def test_the_manifest_says_what_the_bundle_is(bundle, seeded_checkpoint):
+    manifest = json.loads((bundle() / "manifest.json").read_text())
+    assert manifest["engine"] == "onnxruntime"
+    assert manifest["precision"] == "exact"
+    assert manifest["checkpoint"]["sha256"] == load_checkpoint(seeded_checkpoint()).sha256
+    assert set(manifest["graphs"]) == {"encoder", "prefill", "step"}
+    loaded = Bundle.load(bundle())
+    assert loaded.spec == load_checkpoint(seeded_checkpoint()).spec
+    assert loaded.preprocessing.shortest_edge == 224
+
+
+def test_graphs_carry_no_weights(bundle):
+    """The released weights may not be redistributed, so the shipped graphs must hold none."""
+    sizes = [path.stat().st_size for path in bundle().glob("*.onnx")]
+    assert len(sizes) == 3
+    assert max(sizes) < 64 * 1024
+
+
+def test_weights_are_the_checkpoints_values_rearranged(bundle, seeded_checkpoint):
+    tensors = load_checkpoint(seeded_checkpoint()).tensors
+    weights = load_file(bundle() / "weights.safetensors")
+    assert sum(weight.size for weight in weights.values()) == 3_258_240
+    layer = "gazing_model.gaze_decoder.model.layers.2."
+    np.testing.assert_array_equal(
+        weights["decoder.layers.2.qkv"][:, 192:384], tensors[layer + "self_attn.k_proj.weight"].T
+    )
+    kernel = tensors["gazing_model.vision_model.blocks.0.conv3d.weight"]
+    np.testing.assert_array_equal(weights["encoder.blocks.0.weight"][5, 192 + 7], kernel[5, 7, 1])
+
+
+def test_building_again_replaces_the_bundle(seeded_checkpoint, tmp_path):
+    out = build(seeded_checkpoint("single"), tmp_path / "bundle")
+    assert Bundle.load(out).spec.group_size == 1
+    build(seeded_checkpoint("release"), out)
+    assert Bundle.load(out).spec.group_size == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_folder_with_other_things_is_not_touched(seeded_checkpoint, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(InvalidInputError, match="is no bundle"):
+        build(seeded_checkpoint(), tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_a_failed_build_leaves_nothing(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError):
+        build(checkpoint, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"engine": "tensorflow"}, "'tensorflow'"), ({"precision": "int4"}, "'int4'")]
+)
+def test_unknown_engines_and_precisions_are_refused(options, message, seeded_checkpoint, tmp_path):
+    with pytest.raises(InvalidInputError, match=message):
+        build(seeded_checkpoint(), tmp_path / "bundle", **options)
+
+
+def test_an_architecture_without_graphs_names_the_command(seeded_checkpoint, tmp_path):
+    with pytest.raises(CheckpointError, match=r"autogaze export .* --graphs"):
+        build(seeded_checkpoint(), tmp_path / "bundle", graphs=tmp_path)
+
+
+def test_building_and_running_import_no_torch(seeded_checkpoint, tmp_path):
+    code = (
+        "import sys, numpy as np\n"
+        "from autogaze_export import build\n"
+        "from autogaze_backend import GazeModel\n"
+        f"model = GazeModel.load(build({str(seeded_checkpoint())!r}, {str(tmp_path / 'bundle')!r}))\n"
+        "model.generate(np.zeros((1, 1, 3, 224, 224), np.float32), gazing_ratio=0.01)\n"
+        "print(sorted({'torch', 'onnx', 'onnxscript', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
