@@ -55,7 +55,9 @@ def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 
     def write(layout: str = "release") -> Path:
         if layout not in written:
-            written[layout] = checkpoint.write_checkpoint(tmp_path_factory.mktemp(f"checkpoint_{layout}"), layout=layout)
+            written[layout] = checkpoint.write_checkpoint(
+                tmp_path_factory.mktemp(f"checkpoint_{layout}"), layout=layout
+            )
         return written[layout]
 
     return write

@@ -25,12 +25,14 @@ class CommandProtocol(Protocol):
         """Runs it; returns the exit status."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of ``autogaze`` with every installed subcommand."""
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser of ``autogaze`` with every installed subcommand, or with one: the rest is then not loaded."""
     parser = argparse.ArgumentParser(prog="autogaze", description="AutoGaze as a service.")
     parser.add_argument("--version", action="version", version=version("autogaze-triton"))
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for entry in sorted(entry_points(group=_GROUP), key=lambda entry: entry.name):
+        if only is not None and entry.name != only:
+            continue
         command: CommandProtocol = entry.load()()
         sub = subparsers.add_parser(entry.name, help=command.help, description=command.help)
         command.add_arguments(sub)
@@ -40,7 +42,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``autogaze``. An expected error prints one line and exits with 1, Ctrl-C with 130."""
-    args = build_parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    known = {entry.name for entry in entry_points(group=_GROUP)}
+    only = arguments[0] if arguments and arguments[0] in known else None
+    args = build_parser(only).parse_args(arguments)
     try:
         status: int = args.run(args)
     except AutoGazeError as error:

@@ -46,7 +46,9 @@ def checkpoint_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
             shapes[f"{layer}self_attn.{name}_proj.weight"] = (width, width)
         shapes[f"{layer}mlp.gate_proj.weight"] = shapes[f"{layer}mlp.up_proj.weight"] = (ffn, width)
         shapes[f"{layer}mlp.down_proj.weight"] = (width, ffn)
-        shapes[f"{layer}input_layernorm.weight"] = shapes[f"{layer}post_attention_layernorm.weight"] = (width,)
+        shapes[f"{layer}input_layernorm.weight"] = shapes[f"{layer}post_attention_layernorm.weight"] = (
+            width,
+        )
     return shapes
 
 

@@ -57,7 +57,9 @@ def build(
     if engine not in ENGINES:
         raise InvalidInputError(f"engine is {engine!r}; this version builds {', '.join(ENGINES)}")
     if precision not in PRECISIONS:
-        raise InvalidInputError(f"precision is {precision!r}; engine {engine!r} is built as {', '.join(PRECISIONS)}")
+        raise InvalidInputError(
+            f"precision is {precision!r}; engine {engine!r} is built as {', '.join(PRECISIONS)}"
+        )
     out = Path(out_dir).expanduser().resolve()
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInputError(f"{out} exists and is no bundle; choose another folder or empty it")
@@ -65,8 +67,8 @@ def build(
     traced = {phase: traced_graph(loaded.spec, phase, graphs or SHIPPED) for phase in Phase}
     if not all(path.is_file() for path in traced.values()):
         raise CheckpointError(
-            f"the graphs of architecture {loaded.spec.graph_name} are not in {graphs or 'this package'}; trace them with "
-            f"`autogaze export {checkpoint} DIR` (pip install 'autogaze-triton[export]') and pass graphs=DIR "
+            f"the graphs of architecture {loaded.spec.graph_name} are not in {graphs or 'this package'}; trace "
+            f"them with `autogaze export {checkpoint} DIR` (pip install 'autogaze-triton[export]') and pass graphs=DIR "
             "(`autogaze build --graphs DIR`)"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -80,9 +82,13 @@ def build(
     return out
 
 
-def _write(folder: Path, checkpoint: Checkpoint, graphs: dict[Phase, Path], engine: str, precision: str) -> None:
+def _write(
+    folder: Path, checkpoint: Checkpoint, graphs: dict[Phase, Path], engine: str, precision: str
+) -> None:
     weights = bind_weights(checkpoint.spec, checkpoint.tensors)
-    save_file({name: weight.astype(np.float32) for name, weight in weights.items()}, folder / WEIGHTS_LOCATION)
+    save_file(
+        {name: weight.astype(np.float32) for name, weight in weights.items()}, folder / WEIGHTS_LOCATION
+    )
     for path in graphs.values():
         shutil.copyfile(path, folder / path.name)
     (folder / CONFIG_FILE).write_text(json.dumps(checkpoint.config, indent=2) + "\n", encoding="utf-8")

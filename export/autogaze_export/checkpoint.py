@@ -63,7 +63,9 @@ def load_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     if not folder.is_dir():
         folder = _download(str(source), revision)
     elif revision is not None:
-        raise CheckpointError(f"revision {revision!r} was given, but {folder} is a local folder, which has none")
+        raise CheckpointError(
+            f"revision {revision!r} was given, but {folder} is a local folder, which has none"
+        )
     config = _read_json(folder / CONFIG_FILE)
     spec = ModelSpec.from_config(config)
     preprocessor = folder / PREPROCESSOR_FILE
@@ -103,11 +105,15 @@ def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dic
         if found != shape:
             raise CheckpointError(f"{path}: {name} has shape {found}; config.json asks for {shape}")
         if entry["dtype"] not in _DECODERS:
-            raise CheckpointError(f"{path}: {name} is of type {entry['dtype']}; expected one of {_list(list(_DECODERS))}")
+            raise CheckpointError(
+                f"{path}: {name} is of type {entry['dtype']}; expected one of {_list(list(_DECODERS))}"
+            )
         start, end = entry["data_offsets"]
         tensor = _DECODERS[entry["dtype"]](data[start:end])
         if tensor.size != int(np.prod(shape)):
-            raise CheckpointError(f"{path}: {name} holds {tensor.size} values; shape {shape} needs {np.prod(shape)}")
+            raise CheckpointError(
+                f"{path}: {name} holds {tensor.size} values; shape {shape} needs {np.prod(shape)}"
+            )
         if not np.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinite values; the checkpoint is damaged")
         tensors[name] = tensor.reshape(shape)
@@ -142,7 +148,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], memoryview]:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no valid safetensors file ({error}); download or export it again") from error
+        raise CheckpointError(
+            f"{path} is no valid safetensors file ({error}); download or export it again"
+        ) from error
     content = memoryview(path.read_bytes())
     (length,) = struct.unpack("<Q", content[:8])
     header: dict[str, Any] = json.loads(bytes(content[8 : 8 + length]))
@@ -170,7 +178,9 @@ def _download(hub_id: str, revision: str | None) -> Path:
     except ImportError as error:
         raise MissingExtraError.for_extra("Loading a checkpoint from the hub", "server", error) from error
     try:
-        path = snapshot_download(hub_id, revision=revision, allow_patterns=[CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE])
+        path = snapshot_download(
+            hub_id, revision=revision, allow_patterns=[CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE]
+        )
     except HFValidationError as error:
         raise NotFoundError(f"{hub_id!r} is no folder here and no valid hub id: {error}") from error
     except LocalEntryNotFoundError as error:

@@ -191,10 +191,16 @@ class Prefill(Decoder):
             order: int64 ``[B, S]``, S = P + grid²: token s is entry ``order[s]`` of ``[pending, vision]``.
                 A row's real tokens come first, so that its padding lies beyond its length.
             last: int64 ``[B]``, index in S of the row's last vision token.
-            cos: float ``[B, S, head_dim / 2]``; ``sin`` likewise.
+            cos: float ``[B, S, head_dim / 2]``.
+            sin: likewise.
             write_index: int64 ``[B]``, the row's cache length before this call.
-            budget: see ``_select``; ``requirement`` likewise.
-            keys: a cache ``[B, heads, L, head_dim]`` a layer; ``values`` likewise.
+            budget: see ``_select``.
+            requirement: see ``_select``.
+            keys: a cache ``[B, heads, L, head_dim]`` a layer.
+            values: likewise.
+
+        Returns:
+            What ``_select`` gives, then the keys and the values of every layer.
         """
         tokens = torch.cat((nn.functional.embedding(pending, self.decoder.embed), vision), dim=1)
         tokens = tokens.gather(1, order[:, :, None].expand(-1, -1, self.spec.hidden_size))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
-from autogaze_backend.graphs import WEIGHTS_LOCATION, Phase, signature
+from autogaze_backend.graphs import WEIGHTS_LOCATION, GraphSignature, Phase, signature
 from autogaze_backend.spec import ModelSpec
 from torch import Tensor, nn
 
@@ -29,7 +30,12 @@ def build_module(spec: ModelSpec, phase: Phase, weights: dict[str, Tensor] | Non
 
 
 def example_inputs(
-    spec: ModelSpec, phase: Phase, *, rows: int = 2, capacity: int = 512, generator: torch.Generator | None = None
+    spec: ModelSpec,
+    phase: Phase,
+    *,
+    rows: int = 2,
+    capacity: int = 512,
+    generator: torch.Generator | None = None,
 ) -> tuple[Any, ...]:
     """Random inputs of a phase that obey its rules (rows of different lengths, real padding)."""
     random = generator or torch.Generator().manual_seed(0)
@@ -87,7 +93,18 @@ def trace(spec: ModelSpec, phase: Phase) -> onnx.ModelProto:
         onnx.checker.ValidationError: the result is no valid model.
     """
     names = signature(spec, phase)
-    program = torch.onnx.export(
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes on axis names and its own deprecations
+        program = _export(spec, phase, names)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        program.save(str(path))
+        model = onnx.load(str(path))
+    return strip(spec, model)
+
+
+def _export(spec: ModelSpec, phase: Phase, names: GraphSignature) -> torch.onnx.ONNXProgram:
+    return torch.onnx.export(
         build_module(spec, phase),
         example_inputs(spec, phase),
         dynamo=True,
@@ -99,11 +116,6 @@ def trace(spec: ModelSpec, phase: Phase) -> onnx.ModelProto:
         optimize=True,
         verbose=False,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.onnx"
-        program.save(str(path))
-        model = onnx.load(str(path))
-    return strip(spec, model)
 
 
 def strip(spec: ModelSpec, model: onnx.ModelProto) -> onnx.ModelProto:

@@ -74,7 +74,9 @@ def check_graph(spec: ModelSpec, phase: Phase, path: Path, *, trials: int = 3) -
         ("outputs", session.get_outputs(), names.outputs),
     ):
         if tuple(item.name for item in found) != expected:
-            raise CheckpointError(f"{path}: {kind} are {[item.name for item in found]}; expected {list(expected)}")
+            raise CheckpointError(
+                f"{path}: {kind} are {[item.name for item in found]}; expected {list(expected)}"
+            )
     module = build_module(spec, phase, {name: torch.from_numpy(weight) for name, weight in weights.items()})
     worst = 0.0
     for trial in range(trials):
@@ -82,7 +84,9 @@ def check_graph(spec: ModelSpec, phase: Phase, path: Path, *, trials: int = 3) -
         with torch.inference_mode():
             expected_outputs = module(*inputs)
         feeds = dict(zip(names.inputs, _flatten(inputs), strict=True))
-        for name, found, expected in zip(names.outputs, session.run(None, feeds), expected_outputs, strict=True):
+        for name, found, expected in zip(
+            names.outputs, session.run(None, feeds), expected_outputs, strict=True
+        ):
             worst = max(worst, _difference(path, name, found, expected.numpy()))
     return GraphReport(phase, worst, trials)
 
@@ -105,7 +109,9 @@ def open_graph(path: Path, weights: Mapping[str, Array]) -> Any:
     ]
     options = ort.SessionOptions()
     options.log_severity_level = 3  # it warns at every cache that is not bound in place
-    options.add_external_initializers(needed, [ort.OrtValue.ortvalue_from_numpy(weights[name]) for name in needed])
+    options.add_external_initializers(
+        needed, [ort.OrtValue.ortvalue_from_numpy(weights[name]) for name in needed]
+    )
     return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
@@ -116,11 +122,15 @@ def _difference(path: Path, name: str, found: Array, expected: Array) -> float:
         )
     if found.dtype.kind != "f":
         if not np.array_equal(found, expected):
-            raise CheckpointError(f"{path}: {name} differs from torch's at {int((found != expected).sum())} places")
+            raise CheckpointError(
+                f"{path}: {name} differs from torch's at {int((found != expected).sum())} places"
+            )
         return 0.0
     difference = float(np.abs(found - expected).max(initial=0.0))
     if not difference <= _TOLERANCE:
-        raise CheckpointError(f"{path}: {name} differs from torch's by {difference:.3g}; at most {_TOLERANCE} is allowed")
+        raise CheckpointError(
+            f"{path}: {name} differs from torch's by {difference:.3g}; at most {_TOLERANCE} is allowed"
+        )
     return difference
 
 

@@ -78,7 +78,9 @@ def resolve_budget(
     if gazing_ratio is not None:
         ratios = _per_frame("gazing_ratio", np.asarray(gazing_ratio, np.float32), frames)
         if not ((ratios > 0) & (ratios <= 1)).all():
-            raise InvalidInputError(f"gazing_ratio is {_show(gazing_ratio)}; it must be above 0 and at most 1")
+            raise InvalidInputError(
+                f"gazing_ratio is {_show(gazing_ratio)}; it must be above 0 and at most 1"
+            )
         caps = np.minimum(caps, np.maximum((ratios * np.float32(full)).astype(np.int64), 1))
     if max_gaze_tokens_each_frame is not None:
         raw = np.asarray(max_gaze_tokens_each_frame)
@@ -97,7 +99,9 @@ def resolve_budget(
 
 def _per_frame(name: str, values: NDArray, frames: int) -> NDArray:  # type: ignore[type-arg]
     if values.ndim > 1 or values.size not in (1, frames):
-        raise InvalidInputError(f"{name} has {values.size} values for {frames} frames; pass one, or one a frame")
+        raise InvalidInputError(
+            f"{name} has {values.size} values for {frames} frames; pass one, or one a frame"
+        )
     return np.broadcast_to(values.reshape(-1), (frames,))
 
 

@@ -56,13 +56,18 @@ class Bundle:
             manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise NotFoundError(
-                f"{folder} holds no bundle ({MANIFEST_FILE} is missing); write one with `autogaze build CHECKPOINT {folder}`"
+                f"{folder} holds no bundle ({MANIFEST_FILE} is missing); write one with "
+                f"`autogaze build CHECKPOINT {folder}`"
             ) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{folder / MANIFEST_FILE} is no valid JSON ({error}); {_rebuild(folder)}") from error
+            raise CheckpointError(
+                f"{folder / MANIFEST_FILE} is no valid JSON ({error}); {_rebuild(folder)}"
+            ) from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             found = manifest.get("format") if isinstance(manifest, dict) else None
-            raise CheckpointError(f"{folder} is a bundle of format {found}; this version reads {FORMAT}; {_rebuild(folder)}")
+            raise CheckpointError(
+                f"{folder} is a bundle of format {found}; this version reads {FORMAT}; {_rebuild(folder)}"
+            )
         try:
             graphs = {Phase(name): _verified(folder, entry) for name, entry in manifest["graphs"].items()}
             return cls(
@@ -78,7 +83,9 @@ class Bundle:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            raise CheckpointError(f"{folder / MANIFEST_FILE} is damaged ({error!r}); {_rebuild(folder)}") from error
+            raise CheckpointError(
+                f"{folder / MANIFEST_FILE} is damaged ({error!r}); {_rebuild(folder)}"
+            ) from error
 
 
 def file_sha256(path: Path) -> str:
@@ -93,7 +100,9 @@ def file_sha256(path: Path) -> str:
 def _verified(folder: Path, entry: Mapping[str, str]) -> Path:
     path = folder / entry["file"]
     if path.parent != folder:
-        raise CheckpointError(f"{folder / MANIFEST_FILE} names {entry['file']}, outside the bundle; {_rebuild(folder)}")
+        raise CheckpointError(
+            f"{folder / MANIFEST_FILE} names {entry['file']}, outside the bundle; {_rebuild(folder)}"
+        )
     if not path.is_file():
         raise CheckpointError(f"{folder} lacks {entry['file']}; {_rebuild(folder)}")
     found = file_sha256(path)

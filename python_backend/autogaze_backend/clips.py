@@ -42,9 +42,13 @@ def prepare_clip(model: GazeModel, tensors: Mapping[str, Array]) -> PreparedClip
     """
     knobs = Knobs.from_tensors(tensors)
     if knobs.mode.is_tiled:
-        raise InvalidInputError(f"MODE is {knobs.mode.code} ({knobs.mode.value}); this version serves 0 (resize) only")
+        raise InvalidInputError(
+            f"MODE is {knobs.mode.code} ({knobs.mode.value}); this version serves 0 (resize) only"
+        )
     if knobs.target_scales is not None or knobs.target_patch_size is not None:
-        raise InvalidInputError("TARGET_SCALES and TARGET_PATCH_SIZE are not served by this version; leave them out")
+        raise InvalidInputError(
+            "TARGET_SCALES and TARGET_PATCH_SIZE are not served by this version; leave them out"
+        )
     frames = tensors["FRAMES"]
     budget = resolve_budget(
         model.spec,
@@ -58,7 +62,9 @@ def prepare_clip(model: GazeModel, tensors: Mapping[str, Array]) -> PreparedClip
     return PreparedClip((model.preprocess(frames),), budget)
 
 
-def generate_clips(model: GazeModel, batch: Sequence[Mapping[str, Array]]) -> list[dict[str, Array] | Exception]:
+def generate_clips(
+    model: GazeModel, batch: Sequence[Mapping[str, Array]]
+) -> list[dict[str, Array] | Exception]:
     """Serves a batch of requests of ``autogaze_generate``: the rows of all of them share the engine's batches.
 
     Returns:

@@ -99,5 +99,7 @@ class Engine(Protocol):
             limits: of the frame.
         """
 
-    def step(self, cache: Any, group: Integers, positions: Integers, lengths: Integers, limits: Limits) -> GroupResult:
+    def step(
+        self, cache: Any, group: Integers, positions: Integers, lengths: Integers, limits: Limits
+    ) -> GroupResult:
         """Feeds ``group`` int64 ``[B, K]`` at ``positions`` int64 ``[B, K]`` and selects the next group."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autogaze_backend.engine import Engine, Floats, GroupResult, Integers, Limits
 
@@ -118,9 +117,5 @@ def generate_frame(
         # A resting row was fed too, beyond its length, where the next frame overwrites it.
         state.lengths = state.lengths + np.where(running, size, 0)
         state.positions = state.positions + np.where(running, size, 0)
-    state.pending = [_valid(ids[row], padding) for row in range(rows)]
+    state.pending = [ids[row][ids[row] != padding] for row in range(rows)]
     return frames
-
-
-def _valid(ids: Integers, padding: int) -> NDArray[np.int64]:
-    return ids[ids != padding]

@@ -44,17 +44,22 @@ class IngestLimits:
             if text is None:
                 continue
             if not text.isascii() or not text.isdigit() or int(text) < 1:
-                raise InvalidInputError(f"limit {field.name} is {text!r}; it must be an integer of at least 1")
+                raise InvalidInputError(
+                    f"limit {field.name} is {text!r}; it must be an integer of at least 1"
+                )
             values[field.name] = int(text)
         return cls(**values)
 
     def check(self, frames: int, height: int, width: int) -> None:
         """Raises InvalidInputError where a clip of this size breaks a limit."""
         if frames > self.max_frames:
-            raise InvalidInputError(f"the clip has {frames} frames; this server takes {self.max_frames} (max_frames)")
+            raise InvalidInputError(
+                f"the clip has {frames} frames; this server takes {self.max_frames} (max_frames)"
+            )
         if height * width > self.max_pixels:
             raise InvalidInputError(
-                f"frames of {width}×{height} have {height * width} pixels; this server takes {self.max_pixels} (max_pixels)"
+                f"frames of {width}×{height} have {height * width} pixels; this server takes "
+                f"{self.max_pixels} (max_pixels)"
             )
         if frames * height * width * 3 > self.max_clip_bytes:
             raise InvalidInputError(
@@ -79,7 +84,9 @@ def ingest(tensors: Mapping[str, Array], limits: IngestLimits) -> dict[str, Arra
     """
     knobs = Knobs.from_tensors(tensors)
     if ("FRAMES" in tensors) == ("VIDEO" in tensors):
-        raise InvalidInputError("send either FRAMES (uint8 [T, H, W, 3 or 4]) or VIDEO (an encoded file), not both or none")
+        raise InvalidInputError(
+            "send either FRAMES (uint8 [T, H, W, 3 or 4]) or VIDEO (an encoded file), not both or none"
+        )
     if "FRAMES" in tensors:
         frames = check_frames(tensors["FRAMES"])
         limits.check(*frames.shape[:3])
@@ -97,7 +104,7 @@ def decode_video(data: Array, limits: IngestLimits) -> Frames:
     from autogaze_client.video import VideoReader
 
     frames: list[Frames] = []
-    with VideoReader(data.tobytes()) as reader:
+    with VideoReader(data.tobytes(), max_frames=limits.max_frames + 1) as reader:
         limits.check(1, reader.height, reader.width)
         for frame in reader:
             frames.append(frame)

@@ -36,7 +36,9 @@ class GazeModel:
         self.engine = engine
 
     @classmethod
-    def load(cls, bundle: str | Path | Bundle, *, device: str = "cpu", threads: int | None = None) -> GazeModel:
+    def load(
+        cls, bundle: str | Path | Bundle, *, device: str = "cpu", threads: int | None = None
+    ) -> GazeModel:
         """Opens a bundle.
 
         Args:
@@ -115,13 +117,17 @@ class GazeModel:
             same = [index for index in order if len(rows[index][0]) == frames][: self.engine.preferred_rows]
             order = [index for index in order if index not in same]
             clips = [resize_to_input(rows[index][0], self.spec.input_size) for index in same]
-            for index, tokens in zip(same, self._run_batch(clips, [rows[index][1] for index in same]), strict=True):
+            for index, tokens in zip(
+                same, self._run_batch(clips, [rows[index][1] for index in same]), strict=True
+            ):
                 results[index] = tokens
         return results
 
     def _run_batch(self, clips: list[Floats], budgets: list[Budget]) -> list[list[FrameTokens]]:
         frames = np.stack(clips)
-        requirement = np.array([np.nan if b.requirement is None else b.requirement for b in budgets], np.float32)
+        requirement = np.array(
+            [np.nan if b.requirement is None else b.requirement for b in budgets], np.float32
+        )
         max_tokens = np.stack([budget.max_tokens for budget in budgets])
         rows = RowState.start(self.engine, len(clips))
         state: Any = None

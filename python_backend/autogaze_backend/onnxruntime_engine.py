@@ -75,7 +75,9 @@ class OnnxRuntimeEngine:
             InvalidInputError: the bundle is for another engine.
         """
         if bundle.engine != "onnxruntime":
-            raise InvalidInputError(f"{bundle.path} was built for engine {bundle.engine!r}, not 'onnxruntime'")
+            raise InvalidInputError(
+                f"{bundle.path} was built for engine {bundle.engine!r}, not 'onnxruntime'"
+            )
         self._spec = bundle.spec
         # ONNX Runtime refers to these arrays: they must live as long as the sessions.
         self._weights = load_file(bundle.weights)
@@ -136,7 +138,7 @@ class OnnxRuntimeEngine:
         padding = (slot < leftover) & (slot >= pending_count[:, None])
         order = np.argsort(padding, axis=1, kind="stable")
         cos, sin = rotary_cos_sin(self._spec, positions[:, None] + slot)
-        feeds = {
+        feeds: dict[str, Array] = {
             "vision": vision,
             "pending": pending,
             "order": order,
@@ -151,7 +153,7 @@ class OnnxRuntimeEngine:
     ) -> GroupResult:
         """See ``Engine.step``."""
         cos, sin = rotary_cos_sin(self._spec, positions)
-        feeds = {"group": group, "chosen": cache.chosen, "cos": cos, "sin": sin}
+        feeds: dict[str, Array] = {"group": group, "chosen": cache.chosen, "cos": cos, "sin": sin}
         return self._run(Phase.STEP, cache, feeds, group.shape[1], lengths, limits)
 
     def _run(

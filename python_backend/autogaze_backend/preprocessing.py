@@ -38,7 +38,9 @@ class PreprocessingConfig:
         object.__setattr__(self, "image_mean", tuple(self.image_mean))
         object.__setattr__(self, "image_std", tuple(self.image_std))
         if not isinstance(self.shortest_edge, int) or self.shortest_edge < 1:
-            raise CheckpointError(f"shortest_edge is {self.shortest_edge!r}; it must be an integer of at least 1")
+            raise CheckpointError(
+                f"shortest_edge is {self.shortest_edge!r}; it must be an integer of at least 1"
+            )
         if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
             raise CheckpointError(
                 f"image_mean {self.image_mean} and image_std {self.image_std} must be three numbers each, std above 0"
@@ -63,13 +65,19 @@ class PreprocessingConfig:
         }
         for key, values in supported.items():
             if key in config and config[key] not in values:
-                raise CheckpointError(f"preprocessor_config.json: {key} is {config[key]!r}; only {values[0]!r} is supported")
+                raise CheckpointError(
+                    f"preprocessor_config.json: {key} is {config[key]!r}; only {values[0]!r} is supported"
+                )
         factor = config.get("rescale_factor", 1 / 127.5)
         if not isinstance(factor, int | float) or abs(factor * 127.5 - 1) > 1e-6:
-            raise CheckpointError(f"preprocessor_config.json: rescale_factor is {factor!r}; only 1/127.5 is supported")
+            raise CheckpointError(
+                f"preprocessor_config.json: rescale_factor is {factor!r}; only 1/127.5 is supported"
+            )
         size = config.get("size", {"shortest_edge": cls.shortest_edge})
         if not isinstance(size, Mapping) or set(size) != {"shortest_edge"}:
-            raise CheckpointError(f"preprocessor_config.json: size is {size!r}; only {{'shortest_edge': n}} is supported")
+            raise CheckpointError(
+                f"preprocessor_config.json: size is {size!r}; only {{'shortest_edge': n}} is supported"
+            )
         return cls(
             shortest_edge=size["shortest_edge"],
             image_mean=config.get("image_mean", cls.image_mean),
@@ -89,9 +97,13 @@ def check_frames(frames: NDArray[Any]) -> Frames:
     if frames.dtype != np.uint8:
         raise InvalidInputError(f"frames are {frames.dtype}; pass uint8 values from 0 to 255")
     if frames.ndim != 4 or frames.shape[3] not in (3, 4):
-        raise InvalidInputError(f"frames have shape {list(frames.shape)}; pass [T, H, W, 3] (RGB) or [T, H, W, 4] (RGBA)")
+        raise InvalidInputError(
+            f"frames have shape {list(frames.shape)}; pass [T, H, W, 3] (RGB) or [T, H, W, 4] (RGBA)"
+        )
     if 0 in frames.shape:
-        raise InvalidInputError(f"frames have shape {list(frames.shape)}; frames, height and width must be at least 1")
+        raise InvalidInputError(
+            f"frames have shape {list(frames.shape)}; frames, height and width must be at least 1"
+        )
     return frames
 
 

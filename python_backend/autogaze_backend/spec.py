@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autogaze_client._errors import CheckpointError
+from autogaze_client._errors import CheckpointError, InvalidInputError
 from autogaze_client.layouts import AutoGazeScaleTokenLayout, parse_scales, scale_token_layouts
 
 _MISSING = object()
@@ -146,7 +146,7 @@ class ModelSpec:
                 "head_dim; only such decoders are supported"
             )
         spec = cls(
-            scales=parse_scales(read.value("scales")),
+            scales=_scales(read.value("scales")),
             tokens_per_frame=tokens,
             group_size=decoder.integer("num_multi_token_pred", default=1),
             input_size=read.child("gaze_model_config").integer("input_img_size", default=224),
@@ -168,6 +168,13 @@ class ModelSpec:
         )
         _check_geometry(spec)
         return spec
+
+
+def _scales(value: str | int) -> tuple[int, ...]:
+    try:
+        return parse_scales(value)
+    except InvalidInputError as error:
+        raise CheckpointError(f"config.json: {error}") from error
 
 
 def _check_geometry(spec: ModelSpec) -> None:
@@ -200,7 +207,9 @@ def _rope_scaling(decoder: _Reader) -> RotaryScaling | None:
     if kind == "default":
         return None
     if kind != "llama3":
-        raise CheckpointError(f"config.json: {scaling.path}rope_type is {kind!r}; expected 'llama3' or 'default'")
+        raise CheckpointError(
+            f"config.json: {scaling.path}rope_type is {kind!r}; expected 'llama3' or 'default'"
+        )
     return RotaryScaling(
         factor=scaling.number("factor"),
         low_freq_factor=scaling.number("low_freq_factor"),
@@ -248,16 +257,22 @@ class _Reader:
     def integer(self, key: str, default: object = _MISSING) -> int:
         found = self.value(key, default)
         if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-            raise CheckpointError(f"config.json: {self.path}{key} is {found!r}; expected an integer of at least 1")
+            raise CheckpointError(
+                f"config.json: {self.path}{key} is {found!r}; expected an integer of at least 1"
+            )
         return found
 
     def number(self, key: str, default: object = _MISSING) -> float:
         found = self.value(key, default)
         if not isinstance(found, int | float) or isinstance(found, bool) or not 0 <= found < float("inf"):
-            raise CheckpointError(f"config.json: {self.path}{key} is {found!r}; expected a finite number of at least 0")
+            raise CheckpointError(
+                f"config.json: {self.path}{key} is {found!r}; expected a finite number of at least 0"
+            )
         return float(found)
 
     def require(self, key: str, expected: object, default: object = _MISSING) -> None:
         found = self.value(key, default)
         if found != expected or isinstance(found, bool) != isinstance(expected, bool):
-            raise CheckpointError(f"config.json: {self.path}{key} is {found!r}; only {expected!r} is supported")
+            raise CheckpointError(
+                f"config.json: {self.path}{key} is {found!r}; only {expected!r} is supported"
+            )

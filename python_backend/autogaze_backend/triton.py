@@ -121,5 +121,8 @@ def _respond(pb_utils: Any, result: Tensors | Exception) -> Any:
 
 def _unbatch(name: str, array: Array) -> Array:
     if array.shape[0] != 1:
-        raise InvalidInputError(f"{name} has batch dimension {array.shape[0]}; send one clip a request, batch dimension 1")
-    return array[0]
+        raise InvalidInputError(
+            f"{name} has batch dimension {array.shape[0]}; send one clip a request, batch dimension 1"
+        )
+    tensor: Array = array[0]
+    return tensor

@@ -79,7 +79,12 @@ def test_a_changed_file_is_refused(name, bundle, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "no valid JSON"), ("[]", "format None"), ('{"format": 99}', "format 99"), ('{"format": 1}', "damaged")],
+    [
+        ("{", "no valid JSON"),
+        ("[]", "format None"),
+        ('{"format": 99}', "format 99"),
+        ('{"format": 1}', "damaged"),
+    ],
 )
 def test_a_broken_manifest_is_refused(content, message, bundle, tmp_path):
     broken = shutil.copytree(bundle(), tmp_path / "bundle")
@@ -91,7 +96,9 @@ def test_a_broken_manifest_is_refused(content, message, bundle, tmp_path):
 def test_a_manifest_cannot_name_files_outside_the_bundle(bundle, tmp_path):
     broken = shutil.copytree(bundle(), tmp_path / "bundle")
     shutil.copy(broken / "weights.safetensors", tmp_path)
-    manifest = (broken / "manifest.json").read_text().replace('"weights.safetensors"', '"../weights.safetensors"')
+    manifest = (
+        (broken / "manifest.json").read_text().replace('"weights.safetensors"', '"../weights.safetensors"')
+    )
     (broken / "manifest.json").write_text(manifest)
     with pytest.raises(CheckpointError, match="outside the bundle"):
         Bundle.load(broken)

@@ -53,7 +53,9 @@ def test_the_long_edge_is_truncated(height, width, expected):
 
 @pytest.mark.parametrize("size", [(224, 298), (398, 224), (448, 448), (100, 30), (224, 224), (1, 1)])
 def test_square_resize_equals_torch(size):
-    torch = pytest.importorskip("torch", reason="compares with torch's bicubic; pip install 'autogaze-triton[export]'")
+    torch = pytest.importorskip(
+        "torch", reason="compares with torch's bicubic; pip install 'autogaze-triton[export]'"
+    )
     video = np.random.default_rng(1).standard_normal((2, 3, *size)).astype(np.float32)
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(video), size=(224, 224), mode="bicubic", align_corners=False
@@ -68,7 +70,9 @@ def test_any_size_becomes_the_square_input(height, width):
     out = preprocess(frames, PreprocessingConfig(), 224)
     assert out.shape == (1, 3, 224, 224)
     # A flat frame stays flat whatever the filter.
-    np.testing.assert_allclose(out, normalise(frames[:, :1, :1], PreprocessingConfig()).repeat(224, 2).repeat(224, 3), atol=1e-4)
+    np.testing.assert_allclose(
+        out, normalise(frames[:, :1, :1], PreprocessingConfig()).repeat(224, 2).repeat(224, 3), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(

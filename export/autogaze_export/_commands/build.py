@@ -17,7 +17,9 @@ class Command:
         parser.add_argument("--engine", default="onnxruntime", help="default: onnxruntime")
         parser.add_argument("--precision", default="exact", help="default: exact")
         parser.add_argument("--revision", help="branch, tag or commit of a hub id")
-        parser.add_argument("--graphs", help="folder that `autogaze export` wrote, for architectures not shipped")
+        parser.add_argument(
+            "--graphs", help="folder that `autogaze export` wrote, for architectures not shipped"
+        )
 
     def run(self, args: argparse.Namespace) -> int:
         """Builds and prints the bundle's path."""

@@ -8,7 +8,9 @@ import argparse
 class Command:
     """Traces an architecture's graphs and checks them; the supported ones are shipped already traced."""
 
-    help = "trace the ONNX graphs of a checkpoint's architecture (extra 'export'; shipped for released models)"
+    help = (
+        "trace the ONNX graphs of a checkpoint's architecture (extra 'export'; shipped for released models)"
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the options."""
@@ -20,5 +22,7 @@ class Command:
         from autogaze_export.exporting import export
 
         for path, report in export(args.checkpoint, args.out_dir):
-            print(f"{path}  differs from torch by at most {report.max_difference:.1e} in {report.trials} trials")
+            print(
+                f"{path}  differs from torch by at most {report.max_difference:.1e} in {report.trials} trials"
+            )
         return 0
