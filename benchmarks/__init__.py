@@ -1,0 +1,1 @@
+"""Benchmarks: ``make bench`` runs those of this machine; timings never decide a test."""
