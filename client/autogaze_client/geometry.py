@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autogaze_client._arrays import Array, NumpyLibrary, library_of
 from autogaze_client._errors import InvalidInputError
 
 __all__ = ["cell_pixel_rects", "fixation_pixel_rects"]
 
 # float32 keeps 24 bits: a centre is off by up to 2^-25, an extent by 2^-25 of itself. Both get a few bits
 # of room.
-_FLOAT32_ERROR = 2.0**-22
+FLOAT32_ERROR = 2.0**-22
 
 
 def cell_pixel_rects(
@@ -68,14 +69,14 @@ def cell_pixel_rects(
                 f"0..{int(grids[first]) - 1}"
             )
     tile_width, tile_height = tile_size or (width, height)
-    x0, x1 = _spans(cols, grids, tile_width)
-    y0, y1 = _spans(rows, grids, tile_height)
+    x0, x1 = cell_spans(cols, grids, tile_width)
+    y0, y1 = cell_spans(rows, grids, tile_height)
     x, y = (np.asarray(part, np.int64) for part in tile_origin)
     edges = (x + x0, np.minimum(x + x1, width), y + y0, np.minimum(y + y1, height))
     return np.stack(np.broadcast_arrays(*edges), axis=-1)
 
 
-def fixation_pixel_rects(fixations: NDArray[Any], *, width: int, height: int) -> NDArray[np.int64]:
+def fixation_pixel_rects(fixations: Array, *, width: int, height: int) -> Array:
     """Pixels that fixations cover on a source of ``width`` x ``height``.
 
     Each axis is handled by itself. Where the extent is 1/G for an integer G and the centre is that of a
@@ -87,6 +88,7 @@ def fixation_pixel_rects(fixations: NDArray[Any], *, width: int, height: int) ->
 
     Args:
         fixations: ``[n, 7]`` (frame, x, y, width, height, confidence, grid) or ``[n, 6]`` without the frame.
+            A torch or CuPy array stays on its device; its values are not checked.
         width: of the source, in pixels.
         height: of the source, in pixels.
 
@@ -97,39 +99,49 @@ def fixation_pixel_rects(fixations: NDArray[Any], *, width: int, height: int) ->
         InvalidInputError: wrong shape, a size below 1, or a value that is not finite.
     """
     _check_size(width, height)
-    rows = np.asarray(fixations, np.float64)
+    library = library_of(fixations=fixations)
+    rows = library.float64(library.asarray(fixations))
     if rows.ndim != 2 or rows.shape[1] not in (6, 7):
         raise InvalidInputError(
-            f"fixations has shape {rows.shape}; it must be [n, 7], or [n, 6] without the frame"
+            f"fixations has shape {tuple(rows.shape)}; it must be [n, 7], or [n, 6] without the frame"
         )
-    x, y, extent_x, extent_y = rows[:, -6:-2].T
-    if not np.isfinite(rows[:, -6:-2]).all():
+    if library.on_host and not np.isfinite(rows[:, -6:-2]).all():
         raise InvalidInputError("a fixation's centre or extent is not finite; drop such rows first")
-    x0, x1 = _pixel_span(x, extent_x, width)
-    y0, y1 = _pixel_span(y, extent_y, height)
-    return np.stack([x0, x1, y0, y1], axis=1)
+    x0, x1 = _pixel_span(library, rows[:, -6], rows[:, -4], width)
+    y0, y1 = _pixel_span(library, rows[:, -5], rows[:, -3], height)
+    return library.stack([x0, x1, y0, y1], axis=1)
 
 
-def _pixel_span(
-    centre: NDArray[np.float64], extent: NDArray[np.float64], size: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    extent = np.clip(extent, _FLOAT32_ERROR, 1.0)
-    cells = np.rint(1.0 / extent).astype(np.int64)
-    index = np.clip(np.rint(centre * cells - 0.5), 0, cells - 1).astype(np.int64)
-    exact = (np.abs(extent * cells - 1.0) <= _FLOAT32_ERROR) & (
-        np.abs(centre - (index + 0.5) / cells) <= _FLOAT32_ERROR
+def recover_cells(centre: Array, extent: Array, *, library: NumpyLibrary) -> tuple[Array, Array, Array]:
+    """The integer cells behind float32 centres and extents of one axis.
+
+    Returns:
+        Cell index and cells along the axis, both int64, and whether they are exact: whether centre and
+        extent are those of the cell to float32 precision.
+    """
+    extent = library.clip(extent, FLOAT32_ERROR, 1.0)
+    cells = library.round(1.0 / extent)
+    index = library.maximum(library.round(centre * cells - 0.5), 0.0 * cells)
+    index = library.minimum(index, cells - 1)
+    exact = (abs(extent * cells - 1.0) <= FLOAT32_ERROR) & (
+        abs(centre - (index + 0.5) / cells) <= FLOAT32_ERROR
     )
-    exact_start, exact_end = _spans(index, cells, size)
+    return library.int64(index), library.int64(cells), exact
+
+
+def _pixel_span(library: NumpyLibrary, centre: Array, extent: Array, size: int) -> tuple[Array, Array]:
+    index, cells, exact = recover_cells(centre, extent, library=library)
+    exact_start, exact_end = cell_spans(index, cells, size)
     low, high = (centre - extent / 2) * size, (centre + extent / 2) * size
-    tolerance = size * _FLOAT32_ERROR
-    start = np.clip(np.floor(low + tolerance), 0, size - 1).astype(np.int64)
-    end = np.clip(np.ceil(high - tolerance), start + 1, size).astype(np.int64)
-    return np.where(exact, exact_start, start), np.where(exact, exact_end, end)
+    tolerance = size * FLOAT32_ERROR
+    start = library.int64(library.clip(library.xp.floor(low + tolerance), 0, size - 1))
+    end = library.int64(library.clip(library.xp.ceil(high - tolerance), 1, size))
+    end = library.maximum(end, start + 1)
+    return library.xp.where(exact, exact_start, start), library.xp.where(exact, exact_end, end)
 
 
-def _spans(
-    index: NDArray[np.int64], cells: NDArray[np.int64], size: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def cell_spans(index: Array, cells: Any, size: int) -> tuple[Array, Array]:
+    """The half-open spans that cells of an axis cover on ``size`` pixels or tokens, in integers."""
     return index * size // cells, -(-(index + 1) * size // cells)
 
 
