@@ -51,6 +51,8 @@ def load(checkout: Path, checkpoint: Path, threads: int) -> Callable[[np.ndarray
 
 def _stand_in_for_unused_imports() -> None:
     """It imports timm and wandb without using them at inference."""
+    import transformers  # noqa: F401  it looks for timm itself, and must not find a stand-in
+
     for name, attributes in {
         "timm": (),
         "timm.models": (),
