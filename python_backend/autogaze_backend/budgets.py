@@ -28,6 +28,10 @@ class Budget:
     max_tokens: NDArray[np.int64]
     requirement: float | None
 
+    def of_frame(self, frame: int) -> Budget:
+        """The limits of one frame, as a clip of that frame alone."""
+        return Budget(self.max_tokens[frame : frame + 1], self.requirement)
+
     def at_least(self, tokens: int) -> Budget:
         """The budget with no frame's cap below ``tokens`` (the pipeline's ``top_k``)."""
         return Budget(np.maximum(self.max_tokens, tokens), self.requirement)

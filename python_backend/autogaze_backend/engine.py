@@ -71,6 +71,10 @@ class Engine(Protocol):
     def preferred_rows(self) -> int:
         """Rows a batch at which it is fastest."""
 
+    @property
+    def encoder_state_shape(self) -> tuple[int, ...]:
+        """Shape of one row's encoder state; zeros start a stream."""
+
     def encode(self, frames: Floats, state: Floats | None) -> tuple[Floats, Floats]:
         """Encodes ``[B, T, 3, side, side]``; see ``autogaze_export.modeling.Encoder``. None starts a stream."""
 
@@ -103,3 +107,10 @@ class Engine(Protocol):
         self, cache: Any, group: Integers, positions: Integers, lengths: Integers, limits: Limits
     ) -> GroupResult:
         """Feeds ``group`` int64 ``[B, K]`` at ``positions`` int64 ``[B, K]`` and selects the next group."""
+
+    def move(self, cache: Any, row: int, source: Integers, destination: Integers) -> None:
+        """Copies cached positions ``source`` over positions ``destination`` of a row, in every layer.
+
+        Attention does not depend on the order of the keys, whose rotation is stored with them, so a
+        dropped token's place may be taken by any other.
+        """

@@ -18,6 +18,7 @@ from autogaze_backend.generation import FrameTokens, RowState, generate_frame
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import preprocess, resize_to_input
 from autogaze_backend.spec import ModelSpec
+from autogaze_backend.streaming import DEFAULT_HORIZON, GazeStream, step_frames
 
 # Frames encoded at once: bounds the memory of a long clip without starving the convolutions.
 _ENCODE_FRAMES = 16
@@ -99,6 +100,54 @@ class GazeModel:
             max_gaze_tokens_each_frame=max_gaze_tokens_each_frame,
         )
         return assemble(self.spec, self.generate_rows([(row, budget) for row in video]))
+
+    def open_stream(self, *, horizon: int = DEFAULT_HORIZON) -> GazeStream:
+        """Opens a stream: one frame or chunk at a time.
+
+        Args:
+            horizon: frames that the cache keeps, at least 1. Up to it the tokens are those of a whole clip.
+
+        Raises:
+            InvalidInputError: the horizon is below 1.
+        """
+        return GazeStream(self, horizon)
+
+    def step_streams(
+        self,
+        items: Sequence[tuple[GazeStream, NDArray[np.float32]]],
+        *,
+        gazing_ratio: Ratio = None,
+        task_loss_requirement: float | None = None,
+        max_gaze_tokens_each_frame: Tokens = None,
+    ) -> list[AutoGazeGenerateOutput]:
+        """Runs one frame of many streams as one batch; each comes out as if it had been stepped alone.
+
+        Args:
+            items: streams of this model, each once, with a frame float32 ``[1, 3, H, W]`` each.
+            gazing_ratio: of every frame; see ``generate``.
+            task_loss_requirement: likewise.
+            max_gaze_tokens_each_frame: likewise.
+
+        Returns:
+            The tokens of each frame, in order, ids counted within the frame.
+
+        Raises:
+            InvalidInputError: a wrong shape or knob, or a stream that is closed, lost, foreign or named
+                twice. Nothing has run then.
+        """
+        budget = resolve_budget(
+            self.spec,
+            1,
+            gazing_ratio=gazing_ratio,
+            task_loss_requirement=task_loss_requirement,
+            max_gaze_tokens_each_frame=max_gaze_tokens_each_frame,
+        )
+        for _, frame in items:
+            if frame.ndim != 4 or len(frame) != 1:
+                raise InvalidInputError(f"frame has shape {list(frame.shape)}; pass [1, 3, H, W]")
+            check_video(frame[:, None])
+        tokens = step_frames(self, [(stream, frame, budget) for stream, frame in items])
+        return [assemble(self.spec, [[frame]]) for frame in tokens]
 
     def generate_rows(self, rows: Sequence[tuple[NDArray[np.float32], Budget]]) -> list[list[FrameTokens]]:
         """Chooses the tokens of rows that may differ in length, size and limits.

@@ -28,11 +28,16 @@ _RECORD = ("ids", "count", "finished", "confidences", "losses", "logits", "new_c
 
 
 class OnnxRuntimeCache:
-    """Keys and values as ``[B, heads, capacity, head_dim]`` arrays, two a layer, keys first."""
+    """Keys and values as ``[B, heads, capacity, head_dim]`` arrays, two a layer, keys first.
+
+    An array is the head of a flat buffer that may be larger: growing rearranges in place as long as it
+    fits, so that memory is not touched anew for every frame.
+    """
 
     def __init__(self, spec: ModelSpec, rows: int) -> None:
+        self._heads = rows * spec.num_heads
         self._shape = (rows, spec.num_heads, 0, spec.head_dim)
-        self.arrays: list[Floats] = [np.zeros(self._shape, np.float32) for _ in range(2 * spec.num_layers)]
+        self._flat: list[Floats] = [np.zeros(0, np.float32) for _ in range(2 * spec.num_layers)]
         self.values: list[Any] = []
         self.chosen = np.zeros((rows, spec.vocab_size), np.bool_)
 
@@ -44,20 +49,34 @@ class OnnxRuntimeCache:
     @property
     def capacity(self) -> int:
         """Positions that it holds a row."""
-        return self.arrays[0].shape[2]
+        return self._shape[2]
+
+    @property
+    def arrays(self) -> list[Floats]:
+        """The keys and values, views of the buffers."""
+        size = int(np.prod(self._shape))
+        return [flat[:size].reshape(self._shape) for flat in self._flat]
 
     def reserve(self, positions: int) -> None:
-        """Grows the buffers to hold ``positions``; what they hold is kept."""
-        if positions <= self.capacity:
+        """Grows the arrays to hold ``positions``; what they hold is kept."""
+        old = self.capacity
+        if positions <= old:
             return
-        wanted = max(positions, self.capacity + self.capacity // _GROWTH)
+        wanted = max(positions, old + old // _GROWTH)
         capacity = -(-wanted // _BLOCK) * _BLOCK
-        rows, heads, old, width = self.arrays[0].shape
-        for index, array in enumerate(self.arrays):
-            grown = np.empty((rows, heads, capacity, width), np.float32)
-            grown[:, :, :old] = array
-            grown[:, :, old:] = 0.0  # what lies beyond a row's length is masked, but must be finite
-            self.arrays[index] = grown
+        width = self._shape[3]
+        size = self._heads * capacity * width
+        for index, flat in enumerate(self._flat):
+            if flat.size < size:
+                # What lies beyond a row's length is masked, but must be finite: new memory is zeroed.
+                grown = np.zeros(max(size, 2 * flat.size), np.float32)
+                grown[: flat.size] = flat
+                self._flat[index] = flat = grown
+            # Each head's block moves to a higher place: the last first, so that none is overwritten.
+            blocks = flat[:size].reshape(self._heads, capacity * width)
+            for head in range(self._heads - 1, 0, -1):
+                blocks[head, : old * width] = flat[head * old * width : (head + 1) * old * width]
+        self._shape = (*self._shape[:2], capacity, width)
         self.values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self.arrays]
 
 
@@ -107,13 +126,16 @@ class OnnxRuntimeEngine:
         graph = bundle.graphs[phase].read_bytes()
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
+    @property
+    def encoder_state_shape(self) -> tuple[int, ...]:
+        """See ``Engine.encoder_state_shape``."""
+        spec = self._spec
+        return (spec.encoder_depth, spec.temporal_kernel - 1, spec.hidden_size, spec.vision_grid, spec.vision_grid)
+
     def encode(self, frames: Floats, state: Floats | None) -> tuple[Floats, Floats]:
         """See ``Engine.encode``."""
-        spec = self._spec
         if state is None:
-            grid = spec.vision_grid
-            shape = (len(frames), spec.encoder_depth, spec.temporal_kernel - 1, spec.hidden_size, grid, grid)
-            state = np.zeros(shape, np.float32)
+            state = np.zeros((len(frames), *self.encoder_state_shape), np.float32)
         tokens, new_state = self._sessions[Phase.ENCODER].run(None, {"frames": frames, "state": state})
         return tokens, new_state
 
@@ -155,6 +177,11 @@ class OnnxRuntimeEngine:
         cos, sin = rotary_cos_sin(self._spec, positions)
         feeds: dict[str, Array] = {"group": group, "chosen": cache.chosen, "cos": cos, "sin": sin}
         return self._run(Phase.STEP, cache, feeds, group.shape[1], lengths, limits)
+
+    def move(self, cache: OnnxRuntimeCache, row: int, source: Integers, destination: Integers) -> None:
+        """See ``Engine.move``."""
+        for array in cache.arrays:
+            array[row][:, destination] = array[row][:, source]
 
     def _run(
         self,

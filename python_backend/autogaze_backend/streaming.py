@@ -1,0 +1,255 @@
+"""Streams: one frame or chunk at a time, with a cache that holds the last frames only.
+
+Up to the horizon a stream's tokens are those of the whole clip. Past it, before each frame, the oldest
+frames leave the cache; positions keep counting and cached keys keep their rotation (pipeline §5).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from autogaze_client._errors import InvalidInputError
+from autogaze_client.generated import AutoGazeGenerateOutput
+from numpy.typing import NDArray
+
+from autogaze_backend.budgets import Budget, Ratio, Tokens, resolve_budget
+from autogaze_backend.engine import Engine, Floats
+from autogaze_backend.generation import FrameTokens, RowState, generate_frame
+from autogaze_backend.outputs import assemble
+from autogaze_backend.preprocessing import resize_to_input
+
+if TYPE_CHECKING:
+    from autogaze_backend.model import GazeModel
+
+DEFAULT_HORIZON = 16
+
+
+class FrameWindow:
+    """Which frame each cached position of a row belongs to, and how the oldest frames leave.
+
+    A dropped frame's places are filled from the end of the cache, so dropping costs what the frame costs,
+    not what the cache costs; attention does not depend on the order of the keys.
+    """
+
+    def __init__(self, horizon: int) -> None:
+        self._horizon = horizon
+        self._owners = np.zeros(0, np.int64)
+        self._active: deque[int] = deque()
+        self.processed = 0
+
+    @property
+    def active(self) -> int:
+        """Frames in the cache."""
+        return len(self._active)
+
+    def make_room(self, engine: Engine, state: RowState) -> None:
+        """Drops the oldest frames of a one-row ``state`` until another frame fits the horizon."""
+        while len(self._active) >= self._horizon:
+            self._drop(engine, state, self._active.popleft())
+
+    def add_frame(self, leftover: int, state: RowState) -> None:
+        """Notes the frame that was just generated.
+
+        Args:
+            leftover: tokens of the frame before that this frame fed first; they are that frame's, unless it
+                has left the cache already (a horizon of 1), then this one's.
+            state: after the frame.
+        """
+        frame = self.processed
+        previous = frame - 1 if frame - 1 in self._active else frame
+        new = int(state.lengths[0]) - len(self._owners) - leftover
+        self._owners = np.concatenate(
+            [self._owners, np.full(leftover, previous, np.int64), np.full(new, frame, np.int64)]
+        )
+        self._active.append(frame)
+        self.processed += 1
+
+    def _drop(self, engine: Engine, state: RowState, frame: int) -> None:
+        kept = int((self._owners != frame).sum())
+        holes = np.flatnonzero(self._owners[:kept] == frame)
+        movers = kept + np.flatnonzero(self._owners[kept:] != frame)
+        if len(holes):
+            engine.move(state.cache, 0, movers, holes)
+        self._owners[holes] = self._owners[movers]
+        self._owners = self._owners[:kept]
+        state.lengths = np.array([kept], np.int64)
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """Everything that a stream carries from frame to frame."""
+
+    rows: RowState
+    window: FrameWindow
+
+
+class GazeStream:
+    """A camera or any other endless video; from ``GazeModel.open_stream``.
+
+    Example:
+        >>> with model.open_stream() as stream:  # doctest: +SKIP
+        ...     gaze = stream.step(frame, gazing_ratio=0.1)  # frame: float32 [1, 3, H, W]
+    """
+
+    def __init__(self, model: GazeModel, horizon: int = DEFAULT_HORIZON) -> None:
+        if horizon < 1:
+            raise InvalidInputError(f"horizon is {horizon}; a stream must keep at least 1 frame")
+        self._model = model
+        self.horizon = horizon
+        self._progress: _Progress | None = None
+        self._encoder_state: Floats | None = None
+        self._closed = False
+        self.reset()
+
+    @property
+    def processed_frames(self) -> int:
+        """Frames since the start or the last reset."""
+        return self._require().window.processed
+
+    @property
+    def active_frames(self) -> int:
+        """Frames in the cache, at most the horizon."""
+        return self._require().window.active
+
+    def step(
+        self,
+        frame: NDArray[np.float32],
+        *,
+        gazing_ratio: Ratio = None,
+        task_loss_requirement: float | None = None,
+        max_gaze_tokens_each_frame: Tokens = None,
+    ) -> AutoGazeGenerateOutput:
+        """Chooses the tokens of the next frame.
+
+        Args:
+            frame: float32 ``[1, 3, H, W]``, normalised as upstream's processor does.
+            gazing_ratio: see ``GazeModel.generate``; the knobs may change from frame to frame.
+            task_loss_requirement: likewise.
+            max_gaze_tokens_each_frame: likewise.
+
+        Returns:
+            The frame's tokens, one row, ids counted within the frame.
+
+        Raises:
+            InvalidInputError: a wrong shape or knob, or the stream is closed or lost.
+        """
+        if frame.ndim != 4:
+            raise InvalidInputError(f"frame has shape {list(frame.shape)}; pass [1, 3, H, W]")
+        return self.push(
+            frame[:, None],
+            gazing_ratio=gazing_ratio,
+            task_loss_requirement=task_loss_requirement,
+            max_gaze_tokens_each_frame=max_gaze_tokens_each_frame,
+        )
+
+    def push(
+        self,
+        clip: NDArray[np.float32],
+        *,
+        gazing_ratio: Ratio = None,
+        task_loss_requirement: float | None = None,
+        max_gaze_tokens_each_frame: Tokens = None,
+    ) -> AutoGazeGenerateOutput:
+        """Chooses the tokens of the next frames, float32 ``[1, t, 3, H, W]``; as that many steps would.
+
+        Returns:
+            The frames' tokens, one row, frames counted within this chunk.
+
+        Raises:
+            InvalidInputError: as ``step``.
+        """
+        from autogaze_backend.model import check_video
+
+        check_video(clip)
+        if len(clip) != 1:
+            raise InvalidInputError(f"the chunk has {len(clip)} rows; a stream is one row, so open one a camera")
+        budget = resolve_budget(
+            self._model.spec,
+            clip.shape[1],
+            gazing_ratio=gazing_ratio,
+            task_loss_requirement=task_loss_requirement,
+            max_gaze_tokens_each_frame=max_gaze_tokens_each_frame,
+        )
+        frames = [step_frames(self._model, [(self, frame[None], budget.of_frame(t))])[0] for t, frame in enumerate(clip[0])]
+        return assemble(self._model.spec, [frames])
+
+    def reset(self) -> None:
+        """Forgets everything: the next frame is the first of a new stream."""
+        if self._closed:
+            raise InvalidInputError("the stream is closed; open a new one")
+        self._progress = _Progress(RowState.start(self._model.engine, 1), FrameWindow(self.horizon))
+        self._encoder_state = None
+
+    def close(self) -> None:
+        """Frees the cache; the stream cannot be used any more. Closing twice is harmless."""
+        self._closed = True
+        self._progress = self._encoder_state = None
+
+    def __enter__(self) -> GazeStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the stream."""
+        self.close()
+
+    def _require(self) -> _Progress:
+        if self._closed:
+            raise InvalidInputError("the stream is closed; open a new one")
+        if self._progress is None:
+            raise InvalidInputError("the stream lost its state when an earlier frame failed; call reset()")
+        return self._progress
+
+
+def step_frames(
+    model: GazeModel, items: Sequence[tuple[GazeStream, NDArray[np.float32], Budget]]
+) -> list[FrameTokens]:
+    """Runs one frame of each of several streams: one encoder batch, then each stream's own groups.
+
+    Args:
+        model: of every stream.
+        items: a stream, its frame float32 ``[1, 3, H, W]`` (any size), and the budget of that frame.
+
+    Returns:
+        The tokens of each, in order.
+
+    Raises:
+        InvalidInputError: a stream is closed, lost, of another model, or named twice. Nothing has run then.
+    """
+    engine = model.engine
+    progress = [stream._require() for stream, _, _ in items]
+    if len({id(stream) for stream, _, _ in items}) != len(items):
+        raise InvalidInputError("a stream is named twice; its frames depend on each other, so send one at a time")
+    if any(stream._model is not model for stream, _, _ in items):
+        raise InvalidInputError("a stream belongs to another model; step it with the model that opened it")
+    frames = np.stack([resize_to_input(frame, model.spec.input_size) for _, frame, _ in items])
+    state_shape = engine.encoder_state_shape
+    states = [
+        np.zeros((1, *state_shape), np.float32) if stream._encoder_state is None else stream._encoder_state
+        for stream, _, _ in items
+    ]
+    results: list[FrameTokens] = []
+    try:
+        vision, new_states = engine.encode(frames, np.concatenate(states))
+        for index, ((stream, _, budget), (rows, window)) in enumerate(
+            zip(items, ((p.rows, p.window) for p in progress), strict=True)
+        ):
+            window.make_room(engine, rows)
+            leftover = len(rows.pending[0])
+            limit = np.nan if budget.requirement is None else budget.requirement
+            results += generate_frame(
+                engine, rows, vision[index], budget.max_tokens, np.array([limit], np.float32)
+            )
+            window.add_frame(leftover, rows)
+            stream._encoder_state = new_states[index : index + 1]
+    except BaseException:
+        for stream, _, _ in items:
+            stream._progress = None
+        raise
+    return results
