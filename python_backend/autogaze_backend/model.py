@@ -11,6 +11,7 @@ from autogaze_client._errors import InvalidInputError
 from autogaze_client.generated import AutoGazeGenerateOutput
 from numpy.typing import NDArray
 
+from autogaze_backend.adaptation import resolve_target_scales
 from autogaze_backend.budgets import Budget, Ratio, Tokens, resolve_budget
 from autogaze_backend.bundle import Bundle
 from autogaze_backend.engine import Engine, Floats
@@ -75,6 +76,8 @@ class GazeModel:
         gazing_ratio: Ratio = None,
         task_loss_requirement: float | None = None,
         max_gaze_tokens_each_frame: Tokens = None,
+        target_scales: Sequence[int] | None = None,
+        target_patch_size: int | None = None,
     ) -> AutoGazeGenerateOutput:
         """Chooses the tokens of a batch of clips; every row comes out as if it had run alone.
 
@@ -84,9 +87,13 @@ class GazeModel:
             gazing_ratio: share of a frame's N tokens, in (0, 1], one or one a frame.
             task_loss_requirement: predicted loss at which a frame stops, at least 0.
             max_gaze_tokens_each_frame: tokens, at least 1, one or one a frame.
+            target_scales: sizes in pixels of a downstream encoder's scales, ascending, as many as the
+                model has; the video must then be as large as the last.
+            target_patch_size: its patch in pixels.
 
         Returns:
-            The tokens; see ``resolve_budget`` for how the three knobs combine.
+            The tokens; see ``resolve_budget`` for how the three knobs combine. Under ``target_scales`` the
+            budget is a tile's, and ids are the target's (``TargetScales.stitch``).
 
         Raises:
             InvalidInputError: a wrong shape, a value that is not finite, or a knob outside its range.
@@ -99,7 +106,16 @@ class GazeModel:
             task_loss_requirement=task_loss_requirement,
             max_gaze_tokens_each_frame=max_gaze_tokens_each_frame,
         )
-        return assemble(self.spec, self.generate_rows([(row, budget) for row in video]))
+        target = resolve_target_scales(self.spec, target_scales, target_patch_size)
+        if target is None:
+            return assemble(self.spec, self.generate_rows([(row, budget) for row in video]))
+        if video.shape[3:] != (target.size, target.size):
+            raise InvalidInputError(
+                f"video has frames of {video.shape[4]}×{video.shape[3]}; target_scales ends at {target.size}, so pass "
+                f"{target.size}×{target.size}"
+            )
+        tiles = self.generate_rows([(tile, budget) for tile in target.cut(video)])
+        return target.stitch(assemble(self.spec, tiles))
 
     def open_stream(self, *, horizon: int = DEFAULT_HORIZON) -> GazeStream:
         """Opens a stream: one frame or chunk at a time.
