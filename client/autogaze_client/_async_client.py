@@ -26,6 +26,7 @@ from autogaze_client._requests import (
     single_request,
     video_source,
 )
+from autogaze_client._stream import AsyncStreamSession
 from autogaze_client._transport import AsyncGrpcTransport, AsyncTransport, ServerAddress
 from autogaze_client._wire import OUTPUTS, GazeOptions
 from autogaze_client.modes import AutoGazeInferenceMode
@@ -176,6 +177,44 @@ class AsyncGazeClient:
         check_seconds("timeout", timeout)
         video = video_source(path, window_frames, start_frame, max_frames)
         return self._windows(video, video.open(), options, progress, timeout)
+
+    def stream(
+        self,
+        *,
+        gazing_ratio: float | None = None,
+        task_loss_requirement: float | None = None,
+        max_gaze_tokens_each_frame: int | None = None,
+        top_k: int | None = None,
+        restart: bool = False,
+        timeout: float | None = None,
+        model_name: str = "autogaze_stream",
+    ) -> AsyncStreamSession:
+        """Opens a stream, a context manager: ``async with client.stream() as stream`` and one push a frame.
+
+        The server keeps the last frames (16 by default) of each stream, and forgets a stream that is idle
+        too long or, when all places are taken, the one used longest ago.
+
+        Args:
+            gazing_ratio: as ``gaze``, for every frame.
+            task_loss_requirement: likewise.
+            max_gaze_tokens_each_frame: likewise.
+            top_k: likewise.
+            restart: start a forgotten stream anew instead of raising ``StreamExpired``.
+            timeout: seconds a frame may take; None = ``timeouts.request``.
+            model_name: the server's stream model.
+
+        Raises:
+            InvalidInputError: an argument breaks its rule.
+        """
+        options = GazeOptions(
+            gazing_ratio=gazing_ratio,
+            task_loss_requirement=task_loss_requirement,
+            max_gaze_tokens_each_frame=max_gaze_tokens_each_frame,
+            top_k=top_k,
+        )
+        check_seconds("timeout", timeout)
+        seconds = self.timeouts.request if timeout is None else timeout
+        return AsyncStreamSession(self._transport, model_name, options, restart=restart, timeout=seconds)
 
     async def is_ready(self) -> bool:
         """Whether the server answers and the model is loaded; False where nothing listens.

@@ -14,6 +14,7 @@ __all__ = [
     "MissingExtraError",
     "NotFoundError",
     "ServerUnavailableError",
+    "StreamExpired",
     "VideoDecodeError",
 ]
 
@@ -36,6 +37,10 @@ class CheckpointError(InvalidInputError):
 
 class NotFoundError(AutoGazeError):
     """A model, file, stream or version does not exist. Triton: NOT_FOUND."""
+
+
+class StreamExpired(NotFoundError):  # noqa: N818  the name that callers know
+    """The server no longer holds a stream: it was idle too long, was evicted, or the server restarted."""
 
 
 class ServerUnavailableError(AutoGazeError):

@@ -19,17 +19,51 @@ from autogaze_client._errors import (
     InvalidInputError,
     NotFoundError,
     ServerUnavailableError,
+    StreamExpired,
 )
 from autogaze_client._wire import Tensors
 from autogaze_client.statistics import ModelStatistics
 
-__all__ = ["AsyncGrpcTransport", "AsyncTransport", "GrpcTransport", "ServerAddress", "Transport"]
+__all__ = [
+    "AsyncGrpcTransport",
+    "AsyncTransport",
+    "GrpcTransport",
+    "SequenceStep",
+    "ServerAddress",
+    "Transport",
+]
+
+
+@dataclass(frozen=True)
+class SequenceStep:
+    """A request's place in a stream.
+
+    Attributes:
+        id: the stream's correlation id, at least 1.
+        start: whether it opens the stream.
+        end: whether it closes it.
+    """
+
+    id: int
+    start: bool = False
+    end: bool = False
+
+    def request_options(self) -> dict[str, Any]:
+        """Keyword arguments of both tritonclient connections."""
+        return {"sequence_id": self.id, "sequence_start": self.start, "sequence_end": self.end}
 
 
 class Transport(Protocol):
     """What ``GazeClient`` needs of a connection. Errors are those of ``autogaze_client``."""
 
-    def infer(self, model: str, inputs: Tensors, outputs: Iterable[str], timeout: float | None) -> Tensors:
+    def infer(
+        self,
+        model: str,
+        inputs: Tensors,
+        outputs: Iterable[str],
+        timeout: float | None,
+        sequence: SequenceStep | None = None,
+    ) -> Tensors:
         """Runs one request; called from several threads at once."""
 
     def is_model_ready(self, model: str, timeout: float | None) -> bool:
@@ -46,7 +80,12 @@ class AsyncTransport(Protocol):
     """The same for ``AsyncGazeClient``."""
 
     async def infer(
-        self, model: str, inputs: Tensors, outputs: Iterable[str], timeout: float | None
+        self,
+        model: str,
+        inputs: Tensors,
+        outputs: Iterable[str],
+        timeout: float | None,
+        sequence: SequenceStep | None = None,
     ) -> Tensors:
         """Runs one request."""
 
@@ -117,11 +156,17 @@ _REMEDIES: Mapping[str, tuple[type[AutoGazeError], str]] = {
 }
 
 
+# What our stream pool answers, and what Triton's sequence batcher answers once it has forgotten a stream.
+_STREAM_LOST = ("has expired", "must specify the START flag")
+
+
 def translate_error(error: Exception, url: str) -> AutoGazeError:
     """The exception for one of tritonclient's, by its gRPC status code."""
     code = str(error.status()) if isinstance(error, InferenceServerException) else ""
     kind, remedy = _REMEDIES.get(code.removeprefix("StatusCode."), (InferenceError, "; see the server's log"))
     message = error.message() if isinstance(error, InferenceServerException) else str(error)
+    if any(sign in str(message) for sign in _STREAM_LOST):
+        kind, remedy = StreamExpired, "; start it again, or open it with restart=True"
     return kind(f"{url}: {message or code or type(error).__name__}{remedy}")
 
 
@@ -146,7 +191,14 @@ class GrpcTransport:
         self._headers = dict(address.headers)
         self._triton = triton.InferenceServerClient(**address.channel_options())
 
-    def infer(self, model: str, inputs: Tensors, outputs: Iterable[str], timeout: float | None) -> Tensors:
+    def infer(
+        self,
+        model: str,
+        inputs: Tensors,
+        outputs: Iterable[str],
+        timeout: float | None,
+        sequence: SequenceStep | None = None,
+    ) -> Tensors:
         """Runs one request.
 
         Raises:
@@ -160,6 +212,7 @@ class GrpcTransport:
                 outputs=[triton.InferRequestedOutput(name) for name in names],
                 client_timeout=timeout,
                 headers=self._headers,
+                **(sequence.request_options() if sequence else {}),
             )
         except InferenceServerException as error:
             raise translate_error(error, self._address.url) from error
@@ -205,7 +258,12 @@ class AsyncGrpcTransport:
         self._triton = triton_aio.InferenceServerClient(**address.channel_options())
 
     async def infer(
-        self, model: str, inputs: Tensors, outputs: Iterable[str], timeout: float | None
+        self,
+        model: str,
+        inputs: Tensors,
+        outputs: Iterable[str],
+        timeout: float | None,
+        sequence: SequenceStep | None = None,
     ) -> Tensors:
         """Runs one request.
 
@@ -220,6 +278,7 @@ class AsyncGrpcTransport:
                 outputs=[triton.InferRequestedOutput(name) for name in names],
                 client_timeout=timeout,
                 headers=self._headers,
+                **(sequence.request_options() if sequence else {}),
             )
         except InferenceServerException as error:
             raise translate_error(error, self._address.url) from error

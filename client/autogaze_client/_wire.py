@@ -17,7 +17,15 @@ from autogaze_client.layouts import layouts_from_grids
 from autogaze_client.modes import AutoGazeInferenceMode
 from autogaze_client.result import GazeResult, GazeTimings, SourceSize
 
-__all__ = ["OUTPUTS", "GazeOptions", "Tensors", "clip_tensors", "decode_result", "video_tensors"]
+__all__ = [
+    "OUTPUTS",
+    "GazeOptions",
+    "Tensors",
+    "clip_tensors",
+    "decode_result",
+    "frame_tensors",
+    "video_tensors",
+]
 
 Tensors = Mapping[str, NDArray[Any]]
 """Tensors by their name on the wire."""
@@ -197,6 +205,37 @@ def clip_tensors(frames: NDArray[np.uint8], options: GazeOptions) -> dict[str, N
         raise InvalidInputError(f"frames have shape [{shape}]; T, H and W must be at least 1")
     _check_payload(frames.nbytes, f"{frames.shape[0]} frames", "send fewer frames a request")
     return {"FRAMES": np.ascontiguousarray(frames)[None], **options.tensors(frames.shape[0])}
+
+
+_UNSET: Mapping[str, Any] = {
+    "GAZING_RATIO": np.float32(math.nan),
+    "TASK_LOSS_REQUIREMENT": np.float32(math.nan),
+    "MAX_GAZE_TOKENS": np.int32(-1),
+    "TOP_K": np.int32(-1),
+}
+
+
+def frame_tensors(
+    frame: NDArray[np.uint8], options: GazeOptions, *, empty: bool = False
+) -> dict[str, NDArray[Any]]:
+    """Inputs of a request of ``autogaze_stream``: every knob is sent, so that streams share batches.
+
+    Args:
+        frame: uint8 ``[H, W, 3 or 4]``.
+        options: the knobs.
+        empty: allows a frame of no pixels, which only ends a stream.
+
+    Raises:
+        InvalidInputError: the frame is of another type or shape.
+    """
+    if frame.ndim != 3 and not empty:
+        raise InvalidInputError(
+            f"the frame has shape {list(frame.shape)}; it must be [H, W, 3] (RGB) or [H, W, 4] (RGBA)"
+        )
+    tensors = options.tensors(1) if empty else clip_tensors(frame[None], options)
+    tensors.pop("FRAMES", None)
+    unset = {name: np.full((1, 1), value) for name, value in _UNSET.items()}
+    return {"FRAME": np.ascontiguousarray(frame)[None], **unset, **tensors}
 
 
 def video_tensors(video: bytes, options: GazeOptions) -> dict[str, NDArray[Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from autogaze_client._errors import InvalidInputError
@@ -60,7 +61,9 @@ class TargetScales:
             float32 ``[B·tiles², T, 3, tile_size, tile_size]``, tiles row-major within a clip.
         """
         rows, frames = video.shape[:2]
-        canvas = np.zeros((rows, frames, 3, self.tiles * self.tile_size, self.tiles * self.tile_size), np.float32)
+        canvas = np.zeros(
+            (rows, frames, 3, self.tiles * self.tile_size, self.tiles * self.tile_size), np.float32
+        )
         canvas[..., : self.size, : self.size] = video
         cut = canvas.reshape(rows, frames, 3, self.tiles, self.tile_size, self.tiles, self.tile_size)
         return cut.transpose(0, 3, 5, 1, 2, 4, 6).reshape(-1, frames, 3, self.tile_size, self.tile_size)
@@ -70,7 +73,7 @@ class TargetScales:
 
         Cells beyond a target's grid are dropped, since they lie in padding. Ids ascend within a frame, so the
         order of choice is lost; confidences and predicted losses follow their cells. A padded slot holds
-        N′·t − 1, as upstream has it, and a predicted loss of NaN.
+        N'·t − 1, as upstream has it, and a predicted loss of NaN.
 
         Args:
             tiles: rows in the order of ``cut``.
@@ -100,7 +103,9 @@ class TargetScales:
         slot_of_cell[row[inside] // per_clip, frame[inside], cells[inside]] = flat[inside]
         return self._collect(tiles, slot_of_cell)
 
-    def _collect(self, tiles: AutoGazeGenerateOutput, slot_of_cell: NDArray[np.int64]) -> AutoGazeGenerateOutput:
+    def _collect(
+        self, tiles: AutoGazeGenerateOutput, slot_of_cell: NDArray[np.int64]
+    ) -> AutoGazeGenerateOutput:
         clips, frames, count = slot_of_cell.shape
         chosen = slot_of_cell >= 0
         lengths = chosen.sum(axis=2).max(axis=0)
@@ -146,8 +151,10 @@ def resolve_target_scales(
         )
     scales, patch = tuple(int(scale) for scale in target_scales), int(target_patch_size)
     if len(scales) != len(spec.scales):
-        raise InvalidInputError(f"target_scales is {list(scales)}; the model has {len(spec.scales)} scales, so pass as many")
-    if patch < 1 or scales[0] < patch or any(a >= b for a, b in zip(scales, scales[1:], strict=False)):
+        raise InvalidInputError(
+            f"target_scales is {list(scales)}; the model has {len(spec.scales)} scales, so pass as many"
+        )
+    if patch < 1 or scales[0] < patch or any(a >= b for a, b in pairwise(scales)):
         raise InvalidInputError(
             f"target_scales is {list(scales)} with target_patch_size {patch}; the scales must ascend from at least "
             "one patch"

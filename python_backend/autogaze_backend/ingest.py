@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from autogaze_client._errors import InvalidInputError
 from numpy.typing import NDArray
 
+from autogaze_backend.limits import read_limits
 from autogaze_backend.preprocessing import Frames, check_frames
 from autogaze_backend.requests import Knobs
 
@@ -36,19 +36,9 @@ class IngestLimits:
         """Reads the limits that config.pbtxt sets; others keep their defaults.
 
         Raises:
-            InvalidInputError: a limit is no positive integer.
+            InvalidInputError: a limit is no integer of at least 1.
         """
-        values = {}
-        for field in fields(cls):
-            text = os.environ.get(f"AUTOGAZE_{field.name.upper()}", parameters.get(field.name))
-            if text is None:
-                continue
-            if not text.isascii() or not text.isdigit() or int(text) < 1:
-                raise InvalidInputError(
-                    f"limit {field.name} is {text!r}; it must be an integer of at least 1"
-                )
-            values[field.name] = int(text)
-        return cls(**values)
+        return read_limits(cls, parameters)
 
     def check(self, frames: int, height: int, width: int) -> None:
         """Raises InvalidInputError where a clip of this size breaks a limit."""

@@ -165,6 +165,13 @@ class GazeModel:
         tokens = step_frames(self, [(stream, frame, budget) for stream, frame in items])
         return [assemble(self.spec, [[frame]]) for frame in tokens]
 
+    def warm_up(self) -> None:
+        """Runs every graph once, so that the first request does not pay for it."""
+        frames = np.zeros((1, 2, 3, self.spec.input_size, self.spec.input_size), np.float32)
+        self.generate(
+            frames, max_gaze_tokens_each_frame=min(2 * self.spec.group_size, self.spec.tokens_per_frame)
+        )
+
     def generate_rows(self, rows: Sequence[tuple[NDArray[np.float32], Budget]]) -> list[list[FrameTokens]]:
         """Chooses the tokens of rows that may differ in length, size and limits.
 

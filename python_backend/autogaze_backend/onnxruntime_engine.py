@@ -130,7 +130,13 @@ class OnnxRuntimeEngine:
     def encoder_state_shape(self) -> tuple[int, ...]:
         """See ``Engine.encoder_state_shape``."""
         spec = self._spec
-        return (spec.encoder_depth, spec.temporal_kernel - 1, spec.hidden_size, spec.vision_grid, spec.vision_grid)
+        return (
+            spec.encoder_depth,
+            spec.temporal_kernel - 1,
+            spec.hidden_size,
+            spec.vision_grid,
+            spec.vision_grid,
+        )
 
     def encode(self, frames: Floats, state: Floats | None) -> tuple[Floats, Floats]:
         """See ``Engine.encode``."""

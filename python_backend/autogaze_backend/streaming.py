@@ -167,7 +167,9 @@ class GazeStream:
 
         check_video(clip)
         if len(clip) != 1:
-            raise InvalidInputError(f"the chunk has {len(clip)} rows; a stream is one row, so open one a camera")
+            raise InvalidInputError(
+                f"the chunk has {len(clip)} rows; a stream is one row, so open one a camera"
+            )
         budget = resolve_budget(
             self._model.spec,
             clip.shape[1],
@@ -175,7 +177,10 @@ class GazeStream:
             task_loss_requirement=task_loss_requirement,
             max_gaze_tokens_each_frame=max_gaze_tokens_each_frame,
         )
-        frames = [step_frames(self._model, [(self, frame[None], budget.of_frame(t))])[0] for t, frame in enumerate(clip[0])]
+        frames = [
+            step_frames(self._model, [(self, frame[None], budget.of_frame(t))])[0]
+            for t, frame in enumerate(clip[0])
+        ]
         return assemble(self._model.spec, [frames])
 
     def reset(self) -> None:
@@ -225,7 +230,9 @@ def step_frames(
     engine = model.engine
     progress = [stream._require() for stream, _, _ in items]
     if len({id(stream) for stream, _, _ in items}) != len(items):
-        raise InvalidInputError("a stream is named twice; its frames depend on each other, so send one at a time")
+        raise InvalidInputError(
+            "a stream is named twice; its frames depend on each other, so send one at a time"
+        )
     if any(stream._model is not model for stream, _, _ in items):
         raise InvalidInputError("a stream belongs to another model; step it with the model that opened it")
     frames = np.stack([resize_to_input(frame, model.spec.input_size) for _, frame, _ in items])

@@ -1,0 +1,212 @@
+"""Streams over the wire: one frame a request, in order, on one correlation id."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import replace
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autogaze_client._errors import AutoGazeError, InvalidInputError, StreamExpired
+from autogaze_client._transport import AsyncTransport, SequenceStep, Transport
+from autogaze_client._wire import OUTPUTS, GazeOptions, Tensors, decode_result, frame_tensors
+from autogaze_client.modes import AutoGazeInferenceMode
+from autogaze_client.result import GazeResult, GazeTimings
+
+__all__ = ["AsyncStreamSession", "StreamSession"]
+
+_MODE = AutoGazeInferenceMode.RESIZE_TO_MODEL_INPUT
+
+
+class _Conversation:
+    """What both sessions share: which request comes next, and what an answer means."""
+
+    def __init__(self, options: GazeOptions, restart: bool) -> None:
+        if options.inference_mode is not _MODE or options.target_scales is not None:
+            raise InvalidInputError(
+                "a stream runs in the resize mode without target scales; gaze at clips for others"
+            )
+        self.options = options
+        self.restart = restart
+        self.restarts = 0
+        # Triton keeps 0 for "no sequence"; random ids keep clients that know nothing of each other apart.
+        self.id = secrets.randbelow(2**63 - 1) + 1
+        self.started = False
+        self.closed = False
+
+    def request(
+        self, frame: NDArray[np.uint8], ratio: float | None, requirement: float | None, tokens: int | None
+    ) -> tuple[dict[str, NDArray[np.generic]], SequenceStep]:
+        if self.closed:
+            raise InvalidInputError("the stream is closed; open a new one with client.stream()")
+        options = self.options
+        if ratio is not None or requirement is not None or tokens is not None:
+            options = replace(
+                options,
+                gazing_ratio=ratio,
+                task_loss_requirement=requirement,
+                max_gaze_tokens_each_frame=tokens,
+            )
+        return frame_tensors(frame, options), SequenceStep(self.id, start=not self.started)
+
+    def must_restart(self, error: StreamExpired) -> None:
+        """Prepares a new start, or raises where the caller did not ask for that."""
+        self.started = False
+        if not self.restart:
+            raise error
+        self.restarts += 1
+
+    def finish(self, outputs: Tensors, started: float) -> GazeResult:
+        self.started = True
+        request_ms = (time.perf_counter() - started) * 1e3
+        return decode_result(outputs, _MODE, GazeTimings(request_ms=request_ms))
+
+    def farewell(self) -> tuple[dict[str, NDArray[np.generic]], SequenceStep] | None:
+        """The request that ends the stream: no frame, only the flag; None where nothing was started."""
+        started, self.closed = self.started and not self.closed, True
+        if not started:
+            return None
+        empty = frame_tensors(np.zeros((0, 0, 3), np.uint8), self.options, empty=True)
+        return empty, SequenceStep(self.id, end=True)
+
+
+class StreamSession:
+    """A stream on the server; from ``GazeClient.stream``. Frames go in order, one at a time.
+
+    Example:
+        >>> with client.stream(task_loss_requirement=0.7) as stream:  # doctest: +SKIP
+        ...     for frame in camera:  # uint8 [H, W, 3 or 4]
+        ...         result = stream.push(frame)
+    """
+
+    def __init__(
+        self, transport: Transport, model: str, options: GazeOptions, *, restart: bool, timeout: float | None
+    ) -> None:
+        self._transport, self._model, self._timeout = transport, model, timeout
+        self._conversation = _Conversation(options, restart)
+
+    @property
+    def id(self) -> int:
+        """The correlation id, the same for the session's life."""
+        return self._conversation.id
+
+    @property
+    def restarts(self) -> int:
+        """How often the stream was started anew because the server had forgotten it."""
+        return self._conversation.restarts
+
+    def push(
+        self,
+        frame: NDArray[np.uint8],
+        *,
+        gazing_ratio: float | None = None,
+        task_loss_requirement: float | None = None,
+        max_gaze_tokens_each_frame: int | None = None,
+    ) -> GazeResult:
+        """Chooses the tokens of the next frame.
+
+        Args:
+            frame: uint8 ``[H, W, 3 or 4]``; the size may change from frame to frame.
+            gazing_ratio: for this frame; any of the three replaces all three of the session's.
+            task_loss_requirement: likewise.
+            max_gaze_tokens_each_frame: likewise.
+
+        Raises:
+            StreamExpired: the server forgot the stream and ``restart`` is off. The next push starts anew.
+            AutoGazeError: as ``GazeClient.gaze``.
+        """
+        talk = self._conversation
+        started = time.perf_counter()
+        inputs, step = talk.request(frame, gazing_ratio, task_loss_requirement, max_gaze_tokens_each_frame)
+        try:
+            outputs = self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, step)
+        except StreamExpired as error:
+            talk.must_restart(error)
+            step = replace(step, start=True)
+            outputs = self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, step)
+        return talk.finish(outputs, started)
+
+    def close(self) -> None:
+        """Frees the stream's place on the server. A server that is gone, or has forgotten it, is no error."""
+        last = self._conversation.farewell()
+        if last is None:
+            return
+        try:
+            self._transport.infer(self._model, last[0], OUTPUTS, self._timeout, last[1])
+        except AutoGazeError:
+            return  # the server frees the place by itself when its time is up
+
+    def __enter__(self) -> StreamSession:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncStreamSession:
+    """The asyncio twin of ``StreamSession``; from ``AsyncGazeClient.stream``."""
+
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        model: str,
+        options: GazeOptions,
+        *,
+        restart: bool,
+        timeout: float | None,
+    ) -> None:
+        self._transport, self._model, self._timeout = transport, model, timeout
+        self._conversation = _Conversation(options, restart)
+
+    @property
+    def id(self) -> int:
+        """The correlation id, the same for the session's life."""
+        return self._conversation.id
+
+    @property
+    def restarts(self) -> int:
+        """How often the stream was started anew because the server had forgotten it."""
+        return self._conversation.restarts
+
+    async def push(
+        self,
+        frame: NDArray[np.uint8],
+        *,
+        gazing_ratio: float | None = None,
+        task_loss_requirement: float | None = None,
+        max_gaze_tokens_each_frame: int | None = None,
+    ) -> GazeResult:
+        """Chooses the tokens of the next frame; see ``StreamSession.push``."""
+        talk = self._conversation
+        started = time.perf_counter()
+        inputs, step = talk.request(frame, gazing_ratio, task_loss_requirement, max_gaze_tokens_each_frame)
+        try:
+            outputs = await self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, step)
+        except StreamExpired as error:
+            talk.must_restart(error)
+            step = replace(step, start=True)
+            outputs = await self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, step)
+        return talk.finish(outputs, started)
+
+    async def close(self) -> None:
+        """Frees the stream's place on the server; see ``StreamSession.close``."""
+        last = self._conversation.farewell()
+        if last is None:
+            return
+        try:
+            await self._transport.infer(self._model, last[0], OUTPUTS, self._timeout, last[1])
+        except AutoGazeError:
+            return
+
+    async def __aenter__(self) -> AsyncStreamSession:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,27 @@
+"""Triton model ``autogaze_stream``: one frame a request, frames of waiting streams share a batch."""
+
+import triton_python_backend_utils as pb_utils
+from autogaze_backend.ingest import IngestLimits
+from autogaze_backend.limits import read_limits
+from autogaze_backend.model import GazeModel
+from autogaze_backend.stream_pool import StreamLimits
+from autogaze_backend.stream_service import StreamService
+from autogaze_backend.triton import find_bundle, model_parameters, serve
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        parameters = model_parameters(args)
+        model = GazeModel.load(find_bundle(args))
+        model.warm_up()
+        self._service = StreamService(
+            model,
+            read_limits(StreamLimits, parameters),
+            IngestLimits.from_parameters(parameters),
+        )
+
+    def execute(self, requests):
+        return serve(pb_utils, requests, self._service.run)
+
+    def finalize(self):
+        self._service.close()

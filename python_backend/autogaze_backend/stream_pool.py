@@ -1,0 +1,115 @@
+"""The places that streams take on a server: a fixed number, each freed when its stream is idle too long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autogaze_client._errors import InvalidInputError, StreamExpired
+
+from autogaze_backend.streaming import GazeStream
+
+
+@dataclass(frozen=True)
+class StreamLimits:
+    """Limits of a stream pool.
+
+    Attributes:
+        max_streams: streams held at a time; another one takes the place of the least recently used.
+        ttl_seconds: a stream that is idle this long is freed. Must be shorter than Triton's own
+            max_sequence_idle_microseconds, which tells the backend nothing.
+        horizon: frames that each stream's cache keeps.
+    """
+
+    max_streams: int = 64
+    ttl_seconds: float = 60.0
+    horizon: int = 16
+
+    def __post_init__(self) -> None:
+        if self.max_streams < 1 or not self.ttl_seconds > 0 or self.horizon < 1:
+            raise InvalidInputError(
+                f"max_streams is {self.max_streams}, ttl_seconds {self.ttl_seconds} and horizon {self.horizon}; "
+                "all must be above 0"
+            )
+
+
+@dataclass
+class _Place:
+    stream: GazeStream
+    last_used: float
+
+
+class StreamPool:
+    """Streams by correlation id. Thread-safe; a stream that is in use is never freed by ``purge``."""
+
+    def __init__(
+        self,
+        open_stream: Callable[[], GazeStream],
+        limits: StreamLimits,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.limits = limits
+        self.evicted = 0
+        self.expired = 0
+        self._open_stream, self._clock = open_stream, clock
+        # In order of use, the least recent first.
+        self._places: OrderedDict[int, _Place] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        """Streams held."""
+        return len(self._places)
+
+    def start(self, stream_id: int) -> GazeStream:
+        """Opens a stream; one of the same id starts anew, and a full pool gives up its least recently used."""
+        with self._lock:
+            self.purge()
+            self.end(stream_id)
+            while len(self._places) >= self.limits.max_streams:
+                _, place = self._places.popitem(last=False)
+                place.stream.close()
+                self.evicted += 1
+            self._places[stream_id] = _Place(self._open_stream(), self._clock())
+            return self._places[stream_id].stream
+
+    def use(self, stream_id: int) -> GazeStream:
+        """The stream of an id, now the most recently used.
+
+        Raises:
+            StreamExpired: it was idle too long, was evicted, or never started.
+        """
+        with self._lock:
+            self.purge()
+            place = self._places.get(stream_id)
+            if place is None:
+                limits = self.limits
+                raise StreamExpired(
+                    f"stream {stream_id} has expired: it was idle for more than {limits.ttl_seconds:g} s, or one of "
+                    f"{limits.max_streams} places was needed for another stream; send the next frame with the START "
+                    "flag"
+                )
+            place.last_used = self._clock()
+            self._places.move_to_end(stream_id)
+            return place.stream
+
+    def end(self, stream_id: int) -> None:
+        """Frees a stream's place; an unknown id is no error, since its place is free already."""
+        with self._lock:
+            place = self._places.pop(stream_id, None)
+            if place is not None:
+                place.stream.close()
+
+    def purge(self) -> None:
+        """Frees the streams that were idle too long."""
+        with self._lock:
+            deadline = self._clock() - self.limits.ttl_seconds
+            while self._places:
+                stream_id, place = next(iter(self._places.items()))
+                if place.last_used >= deadline:
+                    return
+                self.end(stream_id)
+                self.expired += 1
