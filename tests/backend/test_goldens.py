@@ -18,7 +18,12 @@ CASES = [
     "row_b",
     "row_c",
     "single_scale",
+    "batch_fixed",
+    "target_392_14",
+    "target_384_16",
 ]
+# Runs whose every pass is in the output, one row, in order.
+PLAIN = [name for name in CASES if name != "batch_fixed" and not name.startswith("target")]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -32,7 +37,7 @@ def test_tokens_are_those_of_the_published_model(name, golden, model):
         np.testing.assert_array_equal(mask, case.expected[f"gazing_mask_{scale}"])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_task_loss_predictions_match(name, golden, model):
     case = golden(name)
     generated = model(case.settings.get("layout", "release")).generate(case.video, **case.knobs)
@@ -47,7 +52,7 @@ def test_task_loss_predictions_match(name, golden, model):
     np.testing.assert_allclose(generated.task_loss_predictions[0], np.concatenate(expected), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["whole_clip", "not_square", "large_square", "single_scale"])
+@pytest.mark.parametrize("name", PLAIN)
 def test_encoder_and_first_logits_match(name, golden, model):
     from autogaze_backend.engine import Limits
     from autogaze_backend.preprocessing import resize_to_input
@@ -69,6 +74,31 @@ def test_encoder_and_first_logits_match(name, golden, model):
         Limits(np.array([100]), np.array([np.nan], np.float32)),
     )
     np.testing.assert_allclose(group.logits.reshape(1, -1), case.expected["first_logits"], atol=1e-3)
+
+
+def test_a_batch_keeps_the_predictions_of_every_row(golden, model):
+    case = golden("batch_fixed")
+    generated = model().generate(case.video, **case.knobs)
+    # Four passes a frame; 39 tokens use the first nine predictions of the last.
+    passes = case.expected["task_loss_predictions"].reshape(4, 4, 3, 10)
+    expected = passes.transpose(2, 0, 1, 3).reshape(3, 4, 40)[:, :, :39].reshape(3, -1)
+    np.testing.assert_allclose(generated.task_loss_predictions, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunks", [[1] * 6, [2, 3, 1], [6]])
+def test_a_stream_gives_the_published_streams_tokens(chunks, golden, model):
+    from autogaze_client import AutoGazeGenerateOutput
+
+    case = golden("streaming")
+    parts, start = [], 0
+    with model().open_stream() as stream:
+        for size in chunks:
+            parts.append(stream.push(case.video[:, start : start + size], **case.knobs))
+            start += size
+    joined = AutoGazeGenerateOutput.concatenate(parts)
+    np.testing.assert_array_equal(joined.gazing_pos, case.expected["gazing_pos"])
+    np.testing.assert_array_equal(joined.if_padded_gazing, case.expected["if_padded_gazing"])
+    np.testing.assert_array_equal(joined.num_gazing_each_frame, case.expected["num_gazing_each_frame"])
 
 
 def test_confidence_is_the_softmax_among_the_ids_still_free(golden, model):
