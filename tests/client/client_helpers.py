@@ -33,6 +33,20 @@ def generated_for(frames: int, *, rows: int = 1, slots: int = 3, seed: int = 0) 
     )
 
 
+def decode(ids, padded=None, counts=None, layouts=None) -> AutoGazeGenerateOutput:
+    """One row of ids, of full confidence unless padded."""
+    positions = np.array([ids], np.int64)
+    flags = np.zeros(positions.shape, bool) if padded is None else np.array([padded], bool)
+    return AutoGazeGenerateOutput(
+        gazing_pos=positions,
+        if_padded_gazing=flags,
+        num_gazing_each_frame=np.array(counts or [len(ids)], np.int64),
+        confidences=np.where(flags, 0, 1).astype(np.float32),
+        task_loss_predictions=np.zeros(positions.shape, np.float32),
+        scale_layouts=layouts or layouts_from_grids(GRIDS),
+    )
+
+
 def response_for(generated: AutoGazeGenerateOutput, height: int, width: int) -> dict[str, np.ndarray]:
     frames = len(generated.num_gazing_each_frame)
     tensors = {

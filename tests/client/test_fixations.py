@@ -8,33 +8,17 @@ import math
 import numpy as np
 import pytest
 from autogaze_client import (
-    AutoGazeGenerateOutput,
     FixationBounds,
     FixationPoint,
     FixationSet,
     FrameFixationTrace,
     InvalidInputError,
-    layouts_from_grids,
     scale_token_layouts,
 )
+from client_helpers import decode
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-RELEASED = layouts_from_grids((2, 4, 7, 14))
-
-
-def decode(ids, padded=None, counts=None, layouts=RELEASED) -> AutoGazeGenerateOutput:
-    positions = np.array([ids], np.int64)
-    flags = np.zeros(positions.shape, bool) if padded is None else np.array([padded], bool)
-    return AutoGazeGenerateOutput(
-        gazing_pos=positions,
-        if_padded_gazing=flags,
-        num_gazing_each_frame=np.array(counts or [len(ids)], np.int64),
-        confidences=np.ones(positions.shape, np.float32),
-        task_loss_predictions=np.zeros(positions.shape, np.float32),
-        scale_layouts=layouts,
-    )
 
 
 def test_constructor_clamps():
@@ -156,12 +140,29 @@ def test_ids_outside_the_vocabulary_are_skipped():
         ("32+64+224", 10, [(0, 1), (0, 1), (10, 3)]),
         ("224", 265, [(265, 16)]),
         ("32+64+112+224", 265, [(4, 2), (16, 4), (49, 7), (196, 14)]),
+        ("224+32", 200, [(4, 2), (196, 14)]),
+        ("224", 196, [(196, 14)]),
     ],
 )
 def test_layouts(scales, n, layouts):
-    """readout §2, rows ``"32+64+224"``, ``"224"`` and the table of ids."""
+    """readout §2, rows ``"32+64+224"``, ``"224"``, ``"224+32"``, the table of ids and the default config.
+
+    ``"224+32"`` stays unsorted in the reference; upstream sorts it (§9.9), and so does this library.
+    """
     found = scale_token_layouts({"scales": scales, "num_vision_tokens_each_frame": n})
     assert [(layout.token_count, layout.grid) for layout in found] == layouts
+
+
+def test_a_bad_scale_is_refused():
+    """readout §2, row ``"a+64"``: the reference drops ``a`` silently (§9.7)."""
+    with pytest.raises(InvalidInputError, match="scales is 'a\\+64'"):
+        scale_token_layouts({"scales": "a+64", "num_vision_tokens_each_frame": 16})
+
+
+def test_a_scale_that_does_not_fill_its_square_is_clamped_to_the_edge():
+    """readout §9.9: count 10, grid 3, local id 9."""
+    point = decode([9], layouts=scale_token_layouts({"scales": "224", "num_vision_tokens_each_frame": 10}))
+    assert (point.fixations(0)[0, 1:3]).tolist() == pytest.approx([1 / 6, 1.0])
 
 
 def test_two_frames_of_seven():
@@ -261,3 +262,39 @@ def test_a_clip_without_frames_is_empty():
     trace = FrameFixationTrace.from_array(np.zeros((0, 7)), 0, [])
     assert trace.is_empty
     assert trace.to_array().shape == (0, 7)
+
+
+def test_points_and_numbers_are_two_views_of_one_set():
+    rows = np.array([[0, 0.25, 0.75, 0.5, 0.5, 1, 2], [1, 0.5, 0.5, 0.25, 0.125, 0.5, 4]], np.float32)
+    by_rows = FrameFixationTrace.from_array(rows, 2, [0, 1])
+    by_points = FrameFixationTrace(
+        FixationSet(frame.points, frame.stop_probability) for frame in by_rows.frames
+    )
+    assert by_rows == by_points
+    assert hash(by_rows) == hash(by_points)
+    np.testing.assert_array_equal(by_rows.rows, by_points.rows)
+    assert repr(by_rows.frames[0]) == repr(by_points.frames[0])
+    with pytest.raises(ValueError, match="read-only"):
+        by_rows.rows[0, 0] = 1
+
+
+@given(wire_fixations(), st.integers(0, 8))
+def test_padding_of_arrays_is_padding_of_points(sample, least):
+    fixations, frames = sample
+    plain = FrameFixationTrace.from_array(fixations, frames, np.zeros(frames))
+    padded = FrameFixationTrace.from_array(fixations, frames, np.zeros(frames), min_len=least)
+    assert padded.frames == tuple(
+        FixationSet.with_min_len(frame.points, frame.stop_probability, least) for frame in plain.frames
+    )
+    np.testing.assert_array_equal(
+        padded.to_array(),
+        np.concatenate(
+            [
+                np.zeros((0, 7)),
+                *(
+                    np.column_stack([np.full(len(frame), index), frame.to_array()])
+                    for index, frame in enumerate(padded.frames)
+                ),
+            ]
+        ),
+    )
