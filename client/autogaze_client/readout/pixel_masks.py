@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -104,10 +105,13 @@ def apply_image_mask(image: Array, mask: Array, fill: float = 0.0) -> Array:
         ``[B, C, H, W]``, of image's library and device.
 
     Raises:
-        InvalidInputError: a shape that does not fit, or (numpy only) a NaN in the mask.
+        InvalidInputError: a shape that does not fit, a fill that is not finite, or (numpy only) a NaN in the
+            mask.
     """
+    if not math.isfinite(fill):
+        raise InvalidInputError(f"fill is {fill}; it must be finite")
     library, image, mask = prepare_mask(image, mask)
-    return library.fill_where(mask == 0, image * mask + fill * (1 - mask), fill)
+    return library.fill_where(mask == 0, image, 0.0) * mask + fill * (1 - mask)
 
 
 def prepare_mask(image: Array, mask: Array) -> tuple[NumpyLibrary, Array, Array]:

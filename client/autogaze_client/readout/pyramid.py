@@ -173,7 +173,7 @@ def tokenize_masked_image_pyramid(
     for level in levels:
         shown = _level_mask(library, mask, level, options)
         weight = shown.density * shown.active
-        cells = library.fill_where(weight == 0, pool(library, image, level) * weight, 0.0)
+        cells = library.fill_where(weight == 0, pool(library, image, level), 0.0) * weight
         tokens.append(cells.reshape(batch, channels, -1).swapaxes(1, 2))
         weights.append(weight.reshape(batch, -1, 1))
         ranges.append((start, start + level.token_count))
