@@ -13,6 +13,7 @@ __all__ = [
     "InvalidInputError",
     "MissingExtraError",
     "NotFoundError",
+    "RequestCancelledError",
     "ServerUnavailableError",
     "StreamExpired",
     "VideoDecodeError",
@@ -45,6 +46,10 @@ class StreamExpired(NotFoundError):  # noqa: N818  the name that callers know
 
 class ServerUnavailableError(AutoGazeError):
     """The server cannot be reached, is not ready, or sheds load. Triton: UNAVAILABLE."""
+
+
+class RequestCancelledError(AutoGazeError):
+    """The caller gave up a request before it was finished. Triton: CANCELLED."""
 
 
 class DeadlineExceededError(AutoGazeError, TimeoutError):

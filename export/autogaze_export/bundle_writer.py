@@ -61,8 +61,10 @@ def build(
             f"precision is {precision!r}; engine {engine!r} is built as {', '.join(PRECISIONS)}"
         )
     out = Path(out_dir).expanduser().resolve()
-    if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise InvalidInputError(f"{out} exists and is no bundle; choose another folder or empty it")
+    if not _replaceable(out):
+        raise InvalidInputError(
+            f"{out} exists and holds other things than a bundle; choose another folder or empty it"
+        )
     loaded = load_checkpoint(checkpoint, revision=revision)
     traced = {phase: traced_graph(loaded.spec, phase, graphs or SHIPPED) for phase in Phase}
     if not all(path.is_file() for path in traced.values()):
@@ -76,10 +78,28 @@ def build(
         staged = Path(folder) / "bundle"
         staged.mkdir()
         _write(staged, loaded, traced, engine, precision)
+        replaced = Path(folder) / "replaced"
         if out.exists():
-            out.rename(Path(folder) / "replaced")
-        staged.rename(out)
+            out.rename(replaced)
+        try:
+            staged.rename(out)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(out)
+            raise
     return out
+
+
+def _replaceable(out: Path) -> bool:
+    """Whether nothing is lost when ``out`` is replaced: it is absent, empty, or holds a bundle's files only."""
+    if not out.exists():
+        return True
+    if not out.is_dir():
+        return False
+    found = {path.name for path in out.iterdir()}
+    own = {MANIFEST_FILE, CONFIG_FILE, WEIGHTS_LOCATION, *(f"{phase.value}.onnx" for phase in Phase)}
+    # Other software has manifests too; ours comes with weights.
+    return not found or (found <= own and {MANIFEST_FILE, WEIGHTS_LOCATION} <= found)
 
 
 def _write(
@@ -89,6 +109,8 @@ def _write(
     save_file(
         {name: weight.astype(np.float32) for name, weight in weights.items()}, folder / WEIGHTS_LOCATION
     )
+    # safetensors writes for the owner alone; a server may run as someone else.
+    (folder / WEIGHTS_LOCATION).chmod((folder / WEIGHTS_LOCATION).stat().st_mode | 0o044)
     for path in graphs.values():
         shutil.copyfile(path, folder / path.name)
     (folder / CONFIG_FILE).write_text(json.dumps(checkpoint.config, indent=2) + "\n", encoding="utf-8")

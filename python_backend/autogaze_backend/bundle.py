@@ -105,7 +105,12 @@ def _verified(folder: Path, entry: Mapping[str, str]) -> Path:
         )
     if not path.is_file():
         raise CheckpointError(f"{folder} lacks {entry['file']}; {_rebuild(folder)}")
-    found = file_sha256(path)
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}); let the server's user read the bundle"
+        ) from error
     if found != entry["sha256"]:
         raise CheckpointError(
             f"{path} has SHA-256 {found[:12]}…, but its manifest says {entry['sha256'][:12]}…; {_rebuild(folder)}"

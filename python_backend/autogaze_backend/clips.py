@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from autogaze_client._errors import AutoGazeError, InvalidInputError
+from autogaze_client._errors import InvalidInputError
 from autogaze_client.generated import AutoGazeGenerateOutput
 from autogaze_client.layouts import layouts_from_grids
 from numpy.typing import NDArray
 
-from autogaze_backend.budgets import Budget, resolve_budget
+from autogaze_backend.adaptation import resolve_target_scales
+from autogaze_backend.budgets import resolve_budget
 from autogaze_backend.engine import Floats
-from autogaze_backend.model import GazeModel
+from autogaze_backend.generation import FrameTokens
+from autogaze_backend.model import GazeModel, Row
 from autogaze_backend.outputs import assemble
+from autogaze_backend.preprocessing import check_frames, resize_to_input
 from autogaze_backend.requests import Knobs
 
 Array = NDArray[Any]
@@ -23,68 +26,112 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """A clip ready for the engine.
+    """A checked request; its frames are preprocessed in windows when their turn comes.
 
     Attributes:
-        rows: normalised model input float32 ``[T, 3, side, side]``, one a row.
-        budget: of every row.
+        rows: what the engine runs: one row in the resize mode, one a tile else.
+        finish: from the rows' tokens to the output.
     """
 
-    rows: tuple[Floats, ...]
-    budget: Budget
+    rows: tuple[Row, ...]
+    finish: Callable[[Sequence[list[FrameTokens]]], AutoGazeGenerateOutput]
 
 
 def prepare_clip(model: GazeModel, tensors: Mapping[str, Array]) -> PreparedClip:
-    """Checks a request of ``autogaze_generate`` and preprocesses its frames.
+    """Checks a request of ``autogaze_generate``.
 
     Raises:
         InvalidInputError: frames or knobs break a rule.
     """
     knobs = Knobs.from_tensors(tensors)
-    if knobs.mode.is_tiled:
-        raise InvalidInputError(
-            f"MODE is {knobs.mode.code} ({knobs.mode.value}); this version serves 0 (resize) only"
-        )
-    if knobs.target_scales is not None or knobs.target_patch_size is not None:
-        raise InvalidInputError(
-            "TARGET_SCALES and TARGET_PATCH_SIZE are not served by this version; leave them out"
-        )
-    frames = tensors["FRAMES"]
+    frames = check_frames(tensors["FRAMES"])
+    spec = model.spec
     budget = resolve_budget(
-        model.spec,
+        spec,
         len(frames),
         gazing_ratio=knobs.gazing_ratio,
         task_loss_requirement=knobs.task_loss_requirement,
         max_gaze_tokens_each_frame=knobs.max_gaze_tokens,
     )
     if knobs.top_k is not None:
-        budget = budget.at_least(min(knobs.top_k, model.spec.tokens_per_frame))
-    return PreparedClip((model.preprocess(frames),), budget)
+        budget = budget.at_least(min(knobs.top_k, spec.tokens_per_frame))
+    if knobs.mode.is_tiled:
+        raise InvalidInputError(
+            f"MODE is {knobs.mode.code} ({knobs.mode.value}); this version serves 0 (resize) only"
+        )
+    target = resolve_target_scales(spec, knobs.target_scales, knobs.target_patch_size)
+    if target is None:
+        row = Row(len(frames), lambda start, stop: model.preprocess(frames[start:stop]), budget)
+        return PreparedClip((row,), lambda tokens: assemble(spec, tokens))
+    tiles = TileWindows(
+        lambda start, stop: target.cut(model.preprocess_exact(frames[start:stop], target.size)[None])
+    )
+
+    def row_of(tile: int) -> Row:
+        def window(start: int, stop: int) -> Floats:
+            return resize_to_input(tiles(start, stop)[tile], spec.input_size)
+
+        return Row(len(frames), window, budget)
+
+    rows = tuple(row_of(tile) for tile in range(target.tiles**2))
+    return PreparedClip(rows, lambda tokens: target.stitch(assemble(spec, tokens)))
+
+
+class TileWindows:
+    """Remembers the last window, which every tile of a clip asks for in turn."""
+
+    def __init__(self, cut: Callable[[int, int], Floats]) -> None:
+        self._cut = cut
+        self._range: tuple[int, int] | None = None
+        self._tiles: Floats | None = None
+
+    def __call__(self, start: int, stop: int) -> Floats:
+        """The tiles of a range of frames, float32 ``[tiles, t, 3, h, w]``."""
+        if self._tiles is None or self._range != (start, stop):
+            self._range, self._tiles = (start, stop), self._cut(start, stop)
+        return self._tiles
 
 
 def generate_clips(
-    model: GazeModel, batch: Sequence[Mapping[str, Array]]
-) -> list[dict[str, Array] | Exception]:
+    model: GazeModel, batch: Sequence[Mapping[str, Array]], cancelled: Callable[[int], bool]
+) -> Iterator[tuple[int, dict[str, Array] | Exception]]:
     """Serves a batch of requests of ``autogaze_generate``: the rows of all of them share the engine's batches.
 
-    Returns:
-        For each request its output tensors, or the error that it alone gets.
+    Args:
+        model: runs them.
+        batch: tensors of each request.
+        cancelled: whether the caller of request i has gone.
+
+    Yields:
+        A request's index and its output tensors, or the error that it alone gets, as each is finished.
     """
-    prepared: list[PreparedClip | Exception] = []
-    for tensors in batch:
+    clips: dict[int, PreparedClip] = {}
+    for index, tensors in enumerate(batch):
         try:
-            prepared.append(prepare_clip(model, tensors))
-        except AutoGazeError as error:
-            prepared.append(error)
-    clips = [clip for clip in prepared if isinstance(clip, PreparedClip)]
-    rows = iter(model.generate_rows([(row, clip.budget) for clip in clips for row in clip.rows]))
-    answers: list[dict[str, Array] | Exception] = []
-    for clip in prepared:
-        if isinstance(clip, Exception):
-            answers.append(clip)
+            clips[index] = prepare_clip(model, tensors)
+        except Exception as error:
+            yield index, error
+    owners = [(index, row) for index, clip in clips.items() for row in range(len(clip.rows))]
+    done: dict[int, dict[int, list[FrameTokens]]] = {index: {} for index in clips}
+    failed: set[int] = set()
+    rows = [clips[index].rows[row] for index, row in owners]
+
+    def abandoned(position: int) -> bool:
+        index = owners[position][0]
+        return index in failed or cancelled(index)
+
+    for position, tokens in model.generate_rows(rows, cancelled=abandoned):
+        index, row = owners[position]
+        if index in failed:
             continue
-        answers.append(token_tensors(assemble(model.spec, [next(rows) for _ in clip.rows])))
-    return answers
+        if isinstance(tokens, Exception):
+            failed.add(index)
+            yield index, tokens
+            continue
+        done[index][row] = tokens
+        if len(done[index]) == len(clips[index].rows):
+            ordered = [done[index].pop(row) for row in range(len(clips[index].rows))]
+            yield index, token_tensors(clips[index].finish(ordered))
 
 
 def token_tensors(generated: AutoGazeGenerateOutput) -> dict[str, Array]:

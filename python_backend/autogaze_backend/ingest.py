@@ -27,7 +27,7 @@ class IngestLimits:
         max_clip_bytes: bytes of all frames of a clip, decoded.
     """
 
-    max_frames: int = 1024
+    max_frames: int = 256
     max_pixels: int = 8192 * 8192
     max_clip_bytes: int = 2 * 1024**3
 
@@ -44,12 +44,13 @@ class IngestLimits:
         """Raises InvalidInputError where a clip of this size breaks a limit."""
         if frames > self.max_frames:
             raise InvalidInputError(
-                f"the clip has {frames} frames; this server takes {self.max_frames} (max_frames)"
+                f"the clip has {frames} frames; this server takes {self.max_frames} (max_frames); "
+                "send the video in windows"
             )
         if height * width > self.max_pixels:
             raise InvalidInputError(
                 f"frames of {width}×{height} have {height * width} pixels; this server takes "
-                f"{self.max_pixels} (max_pixels)"
+                f"{self.max_pixels} (max_pixels); send smaller frames"
             )
         if frames * height * width * 3 > self.max_clip_bytes:
             raise InvalidInputError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from autogaze_client._errors import InvalidInputError
+from autogaze_client._errors import InvalidInputError, MissingExtraError, RequestCancelledError
 from autogaze_client.generated import AutoGazeGenerateOutput
 from numpy.typing import NDArray
 
@@ -17,12 +18,27 @@ from autogaze_backend.bundle import Bundle
 from autogaze_backend.engine import Engine, Floats
 from autogaze_backend.generation import FrameTokens, RowState, generate_frame
 from autogaze_backend.outputs import assemble
-from autogaze_backend.preprocessing import preprocess, resize_to_input
+from autogaze_backend.preprocessing import check_frames, normalise, preprocess, resize_exact, resize_to_input
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.streaming import DEFAULT_HORIZON, GazeStream, step_frames
 
 # Frames encoded at once: bounds the memory of a long clip without starving the convolutions.
 _ENCODE_FRAMES = 16
+
+
+@dataclass(frozen=True)
+class Row:
+    """A clip of one row, read in windows so that a long one is never held whole as floats.
+
+    Attributes:
+        frames: T.
+        window: from a range of frames (the end may lie past T) to float32 ``[t, 3, side, side]``.
+        budget: its limits.
+    """
+
+    frames: int
+    window: Callable[[int, int], Floats]
+    budget: Budget
 
 
 class GazeModel:
@@ -56,8 +72,10 @@ class GazeModel:
         loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
         if device != "cpu":
             raise InvalidInputError(f"device is {device!r}; this version runs on 'cpu'")
-        from autogaze_backend.onnxruntime_engine import OnnxRuntimeEngine
-
+        try:
+            from autogaze_backend.onnxruntime_engine import OnnxRuntimeEngine
+        except ImportError as error:
+            raise MissingExtraError.for_extra("the ONNX Runtime engine", "server", error) from error
         return cls(loaded, OnnxRuntimeEngine(loaded, threads=threads))
 
     @property
@@ -68,6 +86,10 @@ class GazeModel:
     def preprocess(self, frames: NDArray[np.uint8]) -> Floats:
         """uint8 ``[T, H, W, 3 or 4]`` to the model input of the resize mode, float32 ``[T, 3, side, side]``."""
         return preprocess(frames, self.bundle.preprocessing, self.spec.input_size)
+
+    def preprocess_exact(self, frames: NDArray[np.uint8], size: int) -> Floats:
+        """uint8 ``[T, H, W, 3 or 4]`` to float32 ``[T, 3, size, size]``, aspect ignored, as for target scales."""
+        return normalise(resize_exact(check_frames(frames), (size, size)), self.bundle.preprocessing)
 
     def generate(
         self,
@@ -108,14 +130,18 @@ class GazeModel:
         )
         target = resolve_target_scales(self.spec, target_scales, target_patch_size)
         if target is None:
-            return assemble(self.spec, self.generate_rows([(row, budget) for row in video]))
+            return self._generate_all([self.row(clip, budget) for clip in video])
         if video.shape[3:] != (target.size, target.size):
             raise InvalidInputError(
                 f"video has frames of {video.shape[4]}×{video.shape[3]}; target_scales ends at {target.size}, so pass "
                 f"{target.size}×{target.size}"
             )
-        tiles = self.generate_rows([(tile, budget) for tile in target.cut(video)])
-        return target.stitch(assemble(self.spec, tiles))
+        return target.stitch(self._generate_all([self.row(tile, budget) for tile in target.cut(video)]))
+
+    def row(self, clip: Floats, budget: Budget) -> Row:
+        """A row from a normalised clip float32 ``[T, 3, H, W]`` of any size."""
+        side = self.spec.input_size
+        return Row(len(clip), lambda start, stop: resize_to_input(clip[start:stop], side), budget)
 
     def open_stream(self, *, horizon: int = DEFAULT_HORIZON) -> GazeStream:
         """Opens a stream: one frame or chunk at a time.
@@ -172,47 +198,71 @@ class GazeModel:
             frames, max_gaze_tokens_each_frame=min(2 * self.spec.group_size, self.spec.tokens_per_frame)
         )
 
-    def generate_rows(self, rows: Sequence[tuple[NDArray[np.float32], Budget]]) -> list[list[FrameTokens]]:
-        """Chooses the tokens of rows that may differ in length, size and limits.
+    def generate_rows(
+        self, rows: Sequence[Row], *, cancelled: Callable[[int], bool] | None = None
+    ) -> Iterator[tuple[int, list[FrameTokens] | Exception]]:
+        """Chooses the tokens of rows that may differ in length and limits; yields each as it is finished.
 
         Args:
-            rows: a clip float32 ``[T, 3, H, W]`` and its budget each.
+            rows: the clips.
+            cancelled: whether nobody waits for row i any more; asked between frames.
 
-        Returns:
-            ``[row][frame]``.
+        Yields:
+            A row's index in ``rows`` and its frames' tokens, or the error that ended it alone.
         """
+        waiting = list(range(len(rows)))
+        while waiting:
+            # Rows of one length share a batch.
+            frames = rows[waiting[0]].frames
+            batch = [index for index in waiting if rows[index].frames == frames][: self.engine.preferred_rows]
+            waiting = [index for index in waiting if index not in batch]
+            yield from self._run_apart(rows, batch, cancelled or (lambda index: False))
+
+    def _run_apart(
+        self, rows: Sequence[Row], batch: list[int], cancelled: Callable[[int], bool]
+    ) -> Iterator[tuple[int, list[FrameTokens] | Exception]]:
+        """Runs a batch; where it fails, each of its rows alone, so that only the cause of the failure fails."""
+        try:
+            tokens = self._run_batch([rows[i] for i in batch], lambda: all(cancelled(i) for i in batch))
+        except Exception as error:
+            if len(batch) == 1:
+                yield batch[0], error
+                return
+            for index in batch:
+                yield from self._run_apart(rows, [index], cancelled)
+            return
+        yield from zip(batch, tokens, strict=True)
+
+    def _run_batch(self, rows: list[Row], gone: Callable[[], bool]) -> list[list[FrameTokens]]:
+        requirement = np.array(
+            [np.nan if row.budget.requirement is None else row.budget.requirement for row in rows], np.float32
+        )
+        max_tokens = np.stack([row.budget.max_tokens for row in rows])
+        rows_state = RowState.start(self.engine, len(rows))
+        state: Any = None
         results: list[list[FrameTokens]] = [[] for _ in rows]
-        # Rows of one length share a batch; the longest first, so that batches are even.
-        order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
-        while order:
-            frames = len(rows[order[0]][0])
-            same = [index for index in order if len(rows[index][0]) == frames][: self.engine.preferred_rows]
-            order = [index for index in order if index not in same]
-            clips = [resize_to_input(rows[index][0], self.spec.input_size) for index in same]
-            for index, tokens in zip(
-                same, self._run_batch(clips, [rows[index][1] for index in same]), strict=True
-            ):
-                results[index] = tokens
+        for start in range(0, rows[0].frames, _ENCODE_FRAMES):
+            frames = np.stack([row.window(start, start + _ENCODE_FRAMES) for row in rows])
+            vision, state = self.engine.encode(frames, state)
+            for offset in range(vision.shape[1]):
+                if gone():
+                    raise RequestCancelledError(
+                        f"the caller cancelled the request after {start + offset} of {rows[0].frames} frames"
+                    )
+                tokens = generate_frame(
+                    self.engine, rows_state, vision[:, offset], max_tokens[:, start + offset], requirement
+                )
+                for result, row_tokens in zip(results, tokens, strict=True):
+                    result.append(row_tokens)
         return results
 
-    def _run_batch(self, clips: list[Floats], budgets: list[Budget]) -> list[list[FrameTokens]]:
-        frames = np.stack(clips)
-        requirement = np.array(
-            [np.nan if b.requirement is None else b.requirement for b in budgets], np.float32
-        )
-        max_tokens = np.stack([budget.max_tokens for budget in budgets])
-        rows = RowState.start(self.engine, len(clips))
-        state: Any = None
-        results: list[list[FrameTokens]] = [[] for _ in clips]
-        for start in range(0, frames.shape[1], _ENCODE_FRAMES):
-            vision, state = self.engine.encode(frames[:, start : start + _ENCODE_FRAMES], state)
-            for offset in range(vision.shape[1]):
-                tokens = generate_frame(
-                    self.engine, rows, vision[:, offset], max_tokens[:, start + offset], requirement
-                )
-                for result, row in zip(results, tokens, strict=True):
-                    result.append(row)
-        return results
+    def _generate_all(self, rows: Sequence[Row]) -> AutoGazeGenerateOutput:
+        tokens: list[list[FrameTokens]] = [[] for _ in rows]
+        for index, row in self.generate_rows(rows):
+            if isinstance(row, Exception):
+                raise row
+            tokens[index] = row
+        return assemble(self.spec, tokens)
 
 
 def check_video(video: NDArray[Any]) -> None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from autogaze_client._errors import CheckpointError, InvalidInputError
+from autogaze_client._errors import CheckpointError, InvalidInputError, MissingExtraError
 from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]
@@ -18,6 +18,8 @@ Video = NDArray[np.float32]
 _BILINEAR = 2
 # The cubic convolution coefficient of torch's bicubic interpolation.
 _CUBIC = -0.75
+# A frame keeps its aspect when its short side is resized; beyond this the long side is mostly memory.
+_MAX_ASPECT = 64
 
 
 @dataclass(frozen=True)
@@ -123,13 +125,37 @@ def resize_shortest_edge(frames: Frames, edge: int) -> Frames:
 
     Returns:
         uint8 ``[T, h, w, 3]``, byte for byte what Pillow gives; unchanged where the size already fits.
-    """
-    from PIL import Image
 
+    Raises:
+        InvalidInputError: the frame is so long that its resized form would not be worth its memory.
+    """
     height, width = frames.shape[1:3]
-    size = shortest_edge_size(height, width, edge)
-    if size == (height, width):
+    if max(height, width) > _MAX_ASPECT * min(height, width):
+        raise InvalidInputError(
+            f"frames of {width}×{height} are more than {_MAX_ASPECT} times longer than wide; crop or split them"
+        )
+    return resize_exact(frames, shortest_edge_size(height, width, edge))
+
+
+def resize_exact(frames: Frames, size: tuple[int, int]) -> Frames:
+    """Pillow's antialiased bilinear resize to (height, width), aspect ignored; alpha is dropped.
+
+    Args:
+        frames: uint8 ``[T, H, W, 3 or 4]``.
+        size: height and width afterwards.
+
+    Returns:
+        uint8 ``[T, *size, 3]``; unchanged where the size already fits.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+    """
+    if size == frames.shape[1:3]:
         return np.ascontiguousarray(frames[..., :3])
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtraError.for_extra("resizing frames", "server", error) from error
     out = np.empty((len(frames), *size, 3), np.uint8)
     for index, frame in enumerate(frames):
         image = Image.fromarray(np.ascontiguousarray(frame[..., :3]))
@@ -172,7 +198,7 @@ def preprocess(frames: Frames, config: PreprocessingConfig, side: int) -> Video:
     return resize_to_input(normalise(resized, config), side)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _cubic_matrix(size: int, side: int) -> NDArray[np.float32]:
     """Weights ``[side, size]`` of a bicubic resize along one axis; edges repeat. An equal size is the identity."""
     # torch takes the scale in float32 and fuses the multiply and the subtraction into one rounding.

@@ -27,19 +27,59 @@ def test_a_long_clip_is_encoded_in_pieces_with_the_same_tokens(model, monkeypatc
     np.testing.assert_array_equal(whole.gazing_pos, pieces.gazing_pos)
 
 
-def test_rows_of_different_length_and_budget_keep_their_order(model):
+def rows_of(loaded, lengths: list[int]):
     from autogaze_backend.budgets import resolve_budget
+
+    return [
+        loaded.row(clip(n, seed)[0], resolve_budget(loaded.spec, n, gazing_ratio=0.02 * (seed + 1)))
+        for seed, n in enumerate(lengths)
+    ]
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_rows_of_different_length_and_budget_keep_their_own_tokens(together, model, monkeypatch):
     from autogaze_backend.outputs import assemble
 
     loaded = model()
-    lengths = [2, 3, 1, 3]
-    rows = [
-        (clip(n, seed)[0], resolve_budget(loaded.spec, n, gazing_ratio=0.02 * (seed + 1)))
-        for seed, n in enumerate(lengths)
-    ]
-    for seed, tokens in enumerate(loaded.generate_rows(rows)):
+    monkeypatch.setattr(type(loaded.engine), "preferred_rows", property(lambda engine: together))
+    lengths = [2, 3, 1, 3, 2]
+    results = dict(loaded.generate_rows(rows_of(loaded, lengths)))
+    assert sorted(results) == [0, 1, 2, 3, 4]
+    for seed, tokens in results.items():
         alone = loaded.generate(clip(lengths[seed], seed), gazing_ratio=0.02 * (seed + 1))
         np.testing.assert_array_equal(assemble(loaded.spec, [tokens]).gazing_pos, alone.gazing_pos)
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_a_row_that_fails_in_the_engine_fails_alone(together, model, monkeypatch):
+    loaded = model()
+    monkeypatch.setattr(type(loaded.engine), "preferred_rows", property(lambda engine: together))
+    rows = rows_of(loaded, [1, 1, 1])
+
+    def explode(start, stop):
+        raise MemoryError("no room for this one")
+
+    rows[1] = type(rows[1])(1, explode, rows[1].budget)
+    results = dict(loaded.generate_rows(rows))
+    assert isinstance(results[1], MemoryError)
+    assert isinstance(results[0], list)
+    assert isinstance(results[2], list)
+
+
+def test_a_cancelled_row_stops_between_frames(model):
+    from autogaze_client import RequestCancelledError
+
+    loaded = model()
+    asked = []
+
+    def cancelled(index):
+        asked.append(index)
+        return index == 0 and len(asked) > 3
+
+    results = dict(loaded.generate_rows(rows_of(loaded, [10, 2]), cancelled=cancelled))
+    assert isinstance(results[0], RequestCancelledError)
+    assert asked.count(0) == 4, "it went on after the caller had gone"
+    assert len(results[1]) == 2
 
 
 @pytest.mark.parametrize(

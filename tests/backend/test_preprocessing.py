@@ -64,7 +64,7 @@ def test_square_resize_equals_torch(size):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 400), st.integers(1, 400))
+@given(st.integers(7, 400), st.integers(7, 400))
 def test_any_size_becomes_the_square_input(height, width):
     frames = np.full((1, height, width, 3), 77, np.uint8)
     out = preprocess(frames, PreprocessingConfig(), 224)
@@ -73,6 +73,12 @@ def test_any_size_becomes_the_square_input(height, width):
     np.testing.assert_allclose(
         out, normalise(frames[:, :1, :1], PreprocessingConfig()).repeat(224, 2).repeat(224, 3), atol=1e-4
     )
+
+
+def test_a_frame_that_is_mostly_length_is_refused():
+    """One row of 100,000 pixels would become 224 rows of 22 million."""
+    with pytest.raises(InvalidInputError, match="64 times longer than wide; crop or split"):
+        preprocess(np.zeros((1, 1, 100_000, 3), np.uint8), PreprocessingConfig(), 224)
 
 
 @pytest.mark.parametrize(

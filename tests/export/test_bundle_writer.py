@@ -52,9 +52,28 @@ def test_building_again_replaces_the_bundle(seeded_checkpoint, tmp_path):
 
 def test_a_folder_with_other_things_is_not_touched(seeded_checkpoint, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(InvalidInputError, match="is no bundle"):
+    with pytest.raises(InvalidInputError, match="holds other things"):
         build(seeded_checkpoint(), tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_another_programs_manifest_does_not_make_a_folder_a_bundle(seeded_checkpoint, tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "a web app"}')
+    with pytest.raises(InvalidInputError, match="holds other things"):
+        build(seeded_checkpoint(), tmp_path)
+    assert (tmp_path / "manifest.json").read_text() == '{"name": "a web app"}'
+
+
+def test_a_bundle_with_a_stranger_in_it_is_not_replaced(seeded_checkpoint, tmp_path):
+    out = build(seeded_checkpoint("single"), tmp_path / "bundle")
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(InvalidInputError, match="holds other things"):
+        build(seeded_checkpoint(), out)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_every_file_of_a_bundle_can_be_read_by_the_servers_user(bundle):
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in bundle().iterdir())
 
 
 def test_a_failed_build_leaves_nothing(tmp_path):

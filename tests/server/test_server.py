@@ -137,16 +137,30 @@ def test_two_clients_at_once_each_get_their_own(server, model):
             np.testing.assert_array_equal(positions, expected(model, clip(2, seed=seed), **KNOBS).gazing_pos)
 
 
-def send(raw, tensors: dict[str, np.ndarray], model: str = "autogaze"):
+def request_inputs(tensors: dict[str, np.ndarray]) -> list:
     types = {"uint8": "UINT8", "int32": "INT32", "float32": "FP32", "int64": "INT64"}
     inputs = []
     for name, array in tensors.items():
         item = triton.InferInput(name, list(array.shape), types[str(array.dtype)])
         item.set_data_from_numpy(array)
         inputs.append(item)
-    return raw.infer(model, inputs, client_timeout=60)
+    return inputs
 
 
+def send(raw, tensors: dict[str, np.ndarray], model: str = "autogaze"):
+    return raw.infer(model, request_inputs(tensors), client_timeout=60)
+
+
+# What autogaze_ingest fills in for a request without knobs.
+UNSET = {
+    "MODE": np.zeros((1, 1), np.int32),
+    "GAZING_RATIO": np.full((1, 1), np.nan, np.float32),
+    "TASK_LOSS_REQUIREMENT": np.full((1, 1), np.nan, np.float32),
+    "MAX_GAZE_TOKENS": np.full((1, 1), -1, np.int32),
+    "TOP_K": np.full((1, 1), -1, np.int32),
+    "TARGET_SCALES": np.full((1, 1), -1, np.int32),
+    "TARGET_PATCH_SIZE": np.full((1, 1), -1, np.int32),
+}
 GOOD = {"FRAMES": clip(2)[None]}
 
 BAD = {
@@ -172,9 +186,13 @@ BAD = {
     "negative requirement": ({**GOOD, "TASK_LOSS_REQUIREMENT": np.array([[-1]], np.float32)}, "at least 0"),
     "no tokens": ({**GOOD, "MAX_GAZE_TOKENS": np.array([[0]], np.int32)}, "at least 1"),
     "not a video": ({"VIDEO": np.arange(200, dtype=np.uint8)[None]}, "video"),
+    "a frame of mostly length": (
+        {"FRAMES": np.zeros((1, 1, 1, 9000, 3), np.uint8)},
+        "64 times longer than wide",
+    ),
     "too many frames": (
-        {"FRAMES": np.zeros((1, 1025, 1, 1, 3), np.uint8)},
-        "1025 frames; this server takes 1024",
+        {"FRAMES": np.zeros((1, 257, 1, 1, 3), np.uint8)},
+        "257 frames; this server takes 256",
     ),
 }
 
@@ -194,19 +212,16 @@ def test_a_bad_request_gets_its_own_error_while_others_succeed(case, raw, client
 
 def test_a_bad_request_does_not_fail_its_batch_mates(raw):
     """Straight to autogaze_generate, where one execute call serves good and bad requests together."""
-    knobs = {
-        "MODE": np.zeros((1, 1), np.int32),
-        "GAZING_RATIO": np.full((1, 1), 0.75, np.float32),
-        "TASK_LOSS_REQUIREMENT": np.full((1, 1), np.nan, np.float32),
-        "MAX_GAZE_TOKENS": np.full((1, 1), -1, np.int32),
-        "TOP_K": np.full((1, 1), -1, np.int32),
-        "TARGET_SCALES": np.full((1, 1), -1, np.int32),
-        "TARGET_PATCH_SIZE": np.full((1, 1), -1, np.int32),
-    }
+    knobs = UNSET
     before = raw.get_inference_statistics("autogaze_generate", as_json=True)["model_stats"][0]
     with ThreadPoolExecutor(8) as pool:
         # A long one first, so that the others wait together behind it.
-        first = pool.submit(send, raw, {"FRAMES": clip(12)[None], **knobs}, "autogaze_generate")
+        first = pool.submit(
+            send,
+            raw,
+            {"FRAMES": clip(12)[None], **knobs, "GAZING_RATIO": np.full((1, 1), 0.75, np.float32)},
+            "autogaze_generate",
+        )
         requests = [
             pool.submit(
                 send,
@@ -214,7 +229,7 @@ def test_a_bad_request_does_not_fail_its_batch_mates(raw):
                 {
                     "FRAMES": clip(1)[None],
                     **knobs,
-                    **({"GAZING_RATIO": np.full((1, 1), 9, np.float32)} if bad else {}),
+                    "GAZING_RATIO": np.full((1, 1), 9 if bad else 0.75, np.float32),
                 },
                 "autogaze_generate",
             )
@@ -247,6 +262,59 @@ def test_a_model_that_does_not_exist_is_not_found(server):
         pytest.raises(NotFoundError, match="autogazer"),
     ):
         other.gaze(clip(1))
+
+
+def test_an_abandoned_request_does_not_hold_the_next(raw, client, server_log):
+    """The model notices between frames that its caller has gone, instead of finishing for nobody.
+
+    Sent to autogaze_generate itself: this server's ensembles do not tell their steps of a cancellation.
+    """
+    inputs = request_inputs(
+        {"FRAMES": clip(60, 32, 32)[None], **UNSET, "GAZING_RATIO": np.ones((1, 1), np.float32)}
+    )
+    with pytest.raises(InferenceServerException) as caught:
+        raw.infer("autogaze_generate", inputs, client_timeout=1.0)
+    assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+    # The next request waits for the frame at hand, not for the other fifty-odd.
+    assert client.gaze(clip(1), gazing_ratio=0.02).tokens_per_frame.tolist() == [5]
+    assert any("the caller cancelled the request after" in line for line in server_log)
+
+
+def test_a_short_clip_is_answered_before_a_longer_one_of_its_batch(server):
+    """Both wait behind a first clip, so they share an execution; the longer one is in front."""
+    finished = []
+
+    def run(name: str, frames: int):
+        with GazeClient(server.url) as own:
+            own.gaze(clip(frames), gazing_ratio=0.75)
+            finished.append(name)
+
+    import time
+
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(run, "first", 4)]
+        time.sleep(0.15)
+        jobs.append(pool.submit(run, "short", 1))
+        time.sleep(0.05)
+        jobs.append(pool.submit(run, "long", 16))
+        for job in jobs:
+            job.result()
+    assert finished.index("short") < finished.index("long")
+
+
+def test_target_scales_are_served(client, model):
+    """The processor then resizes to the target's size exactly, aspect ignored (pipeline §2)."""
+    frames = clip(2, 200, 300)
+    knobs = {"gazing_ratio": 0.05, "target_scales": [56, 112, 196, 392], "target_patch_size": 14}
+    result = client.gaze(frames, **knobs)
+    loaded = model()
+    want = loaded.generate(loaded.preprocess_exact(frames, 392)[None], **knobs)
+    np.testing.assert_array_equal(result.generated.gazing_pos, want.gazing_pos)
+    np.testing.assert_array_equal(result.generated.if_padded_gazing, want.if_padded_gazing)
+    assert [layout.grid for layout in result.generated.scale_layouts] == [4, 8, 14, 28]
+    info = result.gazing_info()
+    assert sorted(info) == ["gazing_pos", "if_padded_gazing", "num_gazing_each_frame"]
+    assert set(result.fixations[:, 6]) <= {4.0, 8.0, 14.0, 28.0}
 
 
 def test_the_tiled_modes_say_that_they_are_not_served(client):
