@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from autogaze_backend.ingest import IngestLimits, ingest
+from autogaze_backend.requests import Knobs
+from autogaze_client import AutoGazeInferenceMode, InvalidInputError, VideoDecodeError, VideoWriter
+
+FRAMES = np.zeros((2, 8, 12, 3), np.uint8)
+
+
+def test_every_knob_is_filled_in():
+    tensors = ingest({"FRAMES": FRAMES}, IngestLimits())
+    assert tensors["SOURCE_SIZE"].tolist() == [2, 8, 12]
+    assert tensors["FRAMES"] is FRAMES
+    assert tensors["MODE"].tolist() == [0]
+    assert math.isnan(tensors["GAZING_RATIO"][0])
+    assert math.isnan(tensors["TASK_LOSS_REQUIREMENT"][0])
+    assert [
+        tensors[name].tolist() for name in ("MAX_GAZE_TOKENS", "TOP_K", "TARGET_SCALES", "TARGET_PATCH_SIZE")
+    ] == [[-1]] * 4
+    assert {array.dtype.name for array in tensors.values()} == {"uint8", "int32", "float32"}
+
+
+def test_knobs_survive_the_way_through_ingest():
+    given = {
+        "MODE": np.array([2], np.int32),
+        "GAZING_RATIO": np.array([0.5, 0.25], np.float32),
+        "TASK_LOSS_REQUIREMENT": np.array([0.75], np.float32),
+        "MAX_GAZE_TOKENS": np.array([7, 8], np.int32),
+        "TOP_K": np.array([3], np.int32),
+        "TARGET_SCALES": np.array([56, 112], np.int32),
+        "TARGET_PATCH_SIZE": np.array([14], np.int32),
+    }
+    knobs = Knobs.from_tensors(ingest({"FRAMES": FRAMES, **given}, IngestLimits()))
+    assert knobs.mode is AutoGazeInferenceMode.TILED_FULL_RESOLUTION
+    assert knobs.gazing_ratio.tolist() == [0.5, 0.25]
+    assert knobs.task_loss_requirement == 0.75
+    assert knobs.max_gaze_tokens.tolist() == [7, 8]
+    assert (knobs.top_k, knobs.target_scales, knobs.target_patch_size) == (3, (56, 112), 14)
+
+
+@pytest.mark.parametrize("unset", [np.zeros(0, np.float32), np.full(2, np.nan, np.float32)])
+def test_empty_and_nan_mean_unset(unset):
+    assert Knobs.from_tensors({"GAZING_RATIO": unset}).gazing_ratio is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_frames": 1}, "2 frames; this server takes 1"),
+        ({"max_pixels": 95}, "96 pixels; this server takes 95"),
+        ({"max_clip_bytes": 575}, "576 bytes; this server takes 575"),
+    ],
+)
+def test_a_clip_over_a_limit_is_refused(limits, message):
+    with pytest.raises(InvalidInputError, match=message):
+        ingest({"FRAMES": FRAMES}, IngestLimits(**limits))
+
+
+def test_a_video_over_a_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, fps=5) as writer:
+        for _ in range(6):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    assert ingest({"VIDEO": data}, IngestLimits())["FRAMES"].shape == (6, 48, 64, 3)
+    with pytest.raises(InvalidInputError, match="frames; this server takes 4"):
+        ingest({"VIDEO": data}, IngestLimits(max_frames=4))
+    with pytest.raises(InvalidInputError, match="3072 pixels"):
+        ingest({"VIDEO": data}, IngestLimits(max_pixels=3000))
+    with pytest.raises(VideoDecodeError):
+        ingest({"VIDEO": data[: len(data) // 3]}, IngestLimits())
+
+
+def test_limits_come_from_the_environment_then_the_parameters(monkeypatch):
+    assert IngestLimits.from_parameters({"max_frames": "9"}).max_frames == 9
+    monkeypatch.setenv("AUTOGAZE_MAX_FRAMES", "5")
+    assert IngestLimits.from_parameters({"max_frames": "9"}).max_frames == 5
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "many", "1.5", ""])
+def test_a_limit_that_is_no_positive_integer_is_refused(text):
+    with pytest.raises(InvalidInputError, match="limit max_frames is"):
+        IngestLimits.from_parameters({"max_frames": text})

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from autogaze_backend.stream_pool import StreamLimits, StreamPool
+from autogaze_backend.stream_service import StreamService
+from autogaze_client import InvalidInputError, StreamExpired
+from goldens import clips
+
+
+class FakeStream:
+    def __init__(self) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def clock():
+    class Clock:
+        now = 0.0
+
+        def __call__(self) -> float:
+            return self.now
+
+    return Clock()
+
+
+def pool(clock, **limits) -> StreamPool:
+    return StreamPool(FakeStream, StreamLimits(**limits), clock=clock)
+
+
+def test_the_least_recently_used_stream_gives_its_place(clock):
+    streams = pool(clock, max_streams=2, ttl_seconds=100)
+    first, second = streams.start(1), streams.start(2)
+    streams.use(1)
+    streams.start(3)
+    assert second.closed
+    assert not first.closed
+    assert streams.use(1) is first
+    assert streams.evicted == 1
+    with pytest.raises(StreamExpired, match=r"stream 2 has expired.*100 s.*2 places.*START flag"):
+        streams.use(2)
+
+
+def test_an_idle_stream_is_freed_after_its_time(clock):
+    streams = pool(clock, max_streams=4, ttl_seconds=10)
+    stream = streams.start(1)
+    clock.now = 9.9
+    streams.use(1)
+    clock.now = 19.8
+    streams.purge()
+    assert len(streams) == 1
+    clock.now = 20.0
+    streams.purge()
+    assert len(streams) == 0
+    assert stream.closed
+    assert streams.expired == 1
+
+
+def test_starting_an_id_again_starts_anew(clock):
+    streams = pool(clock)
+    old = streams.start(1)
+    assert streams.start(1) is not old
+    assert old.closed
+    assert len(streams) == 1
+
+
+def test_ending_an_unknown_stream_is_no_error(clock):
+    pool(clock).end(99)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_streams": 0}, {"ttl_seconds": 0}, {"ttl_seconds": float("nan")}, {"horizon": 0}]
+)
+def test_limits_must_be_above_zero(limits):
+    with pytest.raises(InvalidInputError, match="above 0"):
+        StreamLimits(**limits)
+
+
+FRAMES = clips.synthetic_clip(4, 60, 80, 9)
+
+
+def request(stream_id: int, frame: np.ndarray, *, start: bool = False, end: bool = False, **knobs):
+    return {
+        "FRAME": frame,
+        "CORRID": np.array([stream_id], np.uint64),
+        "START": np.array([start], np.int32),
+        "END": np.array([end], np.int32),
+        **knobs,
+    }
+
+
+@pytest.fixture
+def service(model):
+    running = StreamService(model(), StreamLimits(max_streams=3, ttl_seconds=100))
+    yield running
+    running.close()
+
+
+def positions(answer) -> list[int]:
+    return answer["GAZING_POS"][0].tolist()
+
+
+def test_frames_of_several_streams_in_one_batch_equal_each_alone(service, model):
+    loaded = model()
+    alone = []
+    with loaded.open_stream() as stream:
+        for frame in FRAMES:
+            alone.append(stream.step(loaded.preprocess(frame[None])).gazing_pos[0].tolist())
+    for t, frame in enumerate(FRAMES):
+        answers = service.run([request(i, frame, start=t == 0) for i in (1, 2, 3)])
+        assert [positions(answer) for answer in answers] == [alone[t]] * 3
+        assert answers[0]["SOURCE_SIZE"].tolist() == [1, 60, 80]
+        assert len(answers[0]["FIXATIONS"]) == (~answers[0]["IF_PADDED_GAZING"]).sum()
+
+
+def test_two_frames_of_one_stream_in_one_batch_run_in_order(service):
+    service.run([request(1, FRAMES[0], start=True), request(2, FRAMES[0], start=True)])
+    apart = [positions(service.run([request(1, frame)])[0]) for frame in FRAMES[1:3]]
+    together = service.run([request(2, FRAMES[1]), request(2, FRAMES[2])])
+    assert [positions(answer) for answer in together] == apart
+
+
+def test_a_bad_frame_fails_alone_and_leaves_its_stream(service):
+    service.run([request(1, FRAMES[0], start=True), request(2, FRAMES[0], start=True)])
+    answers = service.run(
+        [
+            request(1, FRAMES[1], GAZING_RATIO=np.array([3.0], np.float32)),
+            request(2, FRAMES[1]),
+            request(7, FRAMES[1]),
+            request(8, FRAMES[1][..., :1], start=True),
+        ]
+    )
+    assert isinstance(answers[0], InvalidInputError)
+    assert isinstance(answers[1], dict)
+    assert isinstance(answers[2], StreamExpired)
+    assert isinstance(answers[3], InvalidInputError)
+    assert len(service.pool) == 2, "a refused START took a place"
+    assert positions(service.run([request(1, FRAMES[1])])[0]) == positions(answers[1])
+
+
+def test_the_end_flag_frees_the_place_with_or_without_a_frame(service):
+    service.run([request(1, FRAMES[0], start=True), request(2, FRAMES[0], start=True)])
+    last, farewell = service.run(
+        [request(1, FRAMES[1], end=True), request(2, np.zeros((0, 0, 3), np.uint8), end=True)]
+    )
+    assert len(positions(last)) > 0
+    assert positions(farewell) == []
+    assert farewell["NUM_GAZING_EACH_FRAME"].tolist() == []
+    assert len(service.pool) == 0
+
+
+def test_modes_that_need_tiles_are_refused(service):
+    (answer,) = service.run([request(1, FRAMES[0], start=True, MODE=np.array([1], np.int32))])
+    assert isinstance(answer, InvalidInputError)
+    assert "mode 0" in str(answer)
+
+
+def test_an_engine_failure_ends_the_streams_it_hit(service, model, monkeypatch):
+    service.run([request(1, FRAMES[0], start=True)])
+    with monkeypatch.context() as patch:
+        patch.setattr(model().engine, "prefill", lambda *args: (_ for _ in ()).throw(RuntimeError("lost")))
+        with pytest.raises(RuntimeError, match="lost"):
+            service.run([request(1, FRAMES[1])])
+    (answer,) = service.run([request(1, FRAMES[2])])
+    assert isinstance(answer, StreamExpired)
+    (answer,) = service.run([request(1, FRAMES[0], start=True)])
+    assert len(positions(answer)) > 0
+
+
+def test_a_vanished_clients_place_is_freed_without_another_request(model):
+    service = StreamService(model(), StreamLimits(max_streams=3, ttl_seconds=0.4))
+    try:
+        service.run([request(1, FRAMES[0], start=True)])
+        assert len(service.pool) == 1
+        deadline = time.monotonic() + 10
+        while len(service.pool) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(service.pool) == 0
+        assert service.pool.expired == 1
+    finally:
+        service.close()
+    assert "autogaze-stream-reaper" not in {thread.name for thread in threading.enumerate()}

@@ -1,0 +1,208 @@
+"""The adapter between Triton's python backend and this package, with a stand-in for the stub's module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from autogaze_backend.triton import find_bundle, one_by_one, serve, serve_as_finished
+from autogaze_client import (
+    DeadlineExceededError,
+    InferenceError,
+    InvalidInputError,
+    NotFoundError,
+    RequestCancelledError,
+    ServerUnavailableError,
+    StreamExpired,
+    VideoDecodeError,
+)
+
+
+@dataclass
+class Tensor:
+    label: str
+    array: np.ndarray
+
+    def name(self) -> str:
+        return self.label
+
+    def as_numpy(self) -> np.ndarray:
+        return self.array
+
+
+class TritonError(Exception):
+    INVALID_ARG, NOT_FOUND, UNAVAILABLE, INTERNAL, CANCELLED = (
+        "INVALID_ARG",
+        "NOT_FOUND",
+        "UNAVAILABLE",
+        "INTERNAL",
+        "CANCELLED",
+    )
+
+    def __init__(self, message: str, code: str) -> None:
+        self.message, self.code = message, code
+
+
+@dataclass
+class Response:
+    output_tensors: list[Tensor] | None = None
+    error: TritonError | None = None
+
+
+class PbUtils:
+    Tensor = Tensor
+    TritonError = TritonError
+    InferenceResponse = Response
+    TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+
+
+@dataclass
+class Request:
+    tensors: dict[str, np.ndarray]
+    gone: bool = False
+    sent: list[Response] = field(default_factory=list)
+
+    def inputs(self) -> list[Tensor]:
+        return [Tensor(name, array) for name, array in self.tensors.items()]
+
+    def is_cancelled(self) -> bool:
+        return self.gone
+
+    def get_response_sender(self) -> Any:
+        request = self
+
+        class Sender:
+            def send(self, response: Response, flags: int) -> None:
+                assert flags == PbUtils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+                request.sent.append(response)
+
+        return Sender()
+
+
+def number(value: int) -> Request:
+    return Request({"X": np.array([[value]])})
+
+
+def double(tensors):
+    value = int(tensors["X"][0])
+    if value < 0:
+        raise InvalidInputError(f"X is {value}; it must be at least 0")
+    if value == 0:
+        raise ZeroDivisionError("secret path /etc/shadow")
+    return {"Y": tensors["X"] * 2}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidInputError("a"), "INVALID_ARG"),
+        (VideoDecodeError("a"), "INVALID_ARG"),
+        (NotFoundError("a"), "NOT_FOUND"),
+        (StreamExpired("a"), "NOT_FOUND"),
+        (ServerUnavailableError("a"), "UNAVAILABLE"),
+        (DeadlineExceededError("a"), "UNAVAILABLE"),
+        (RequestCancelledError("a"), "CANCELLED"),
+        (InferenceError("a"), "INTERNAL"),
+        (KeyError("a"), "INTERNAL"),
+    ],
+)
+def test_every_exception_has_its_code(error, code):
+    def run(tensors):
+        raise error
+
+    (response,) = serve(PbUtils, [number(1)], one_by_one(run))
+    assert response.error.code == code
+
+
+def test_each_request_gets_its_own_answer():
+    good, bad, broken, last = serve(
+        PbUtils, [number(1), number(-4), number(0), number(3)], one_by_one(double)
+    )
+    assert good.output_tensors[0].array.tolist() == [[2]]
+    assert bad.error.message == "X is -4; it must be at least 0"
+    assert broken.error.code == "INTERNAL"
+    assert last.output_tensors[0].array.tolist() == [[6]]
+
+
+def test_an_internal_error_tells_its_type_but_not_its_text():
+    (response,) = serve(PbUtils, [number(0)], one_by_one(double))
+    assert "ZeroDivisionError" in response.error.message
+    assert "secret" not in response.error.message
+
+
+def test_a_batch_dimension_other_than_one_is_refused_alone():
+    two, one = serve(PbUtils, [Request({"X": np.array([[1], [2]])}), number(5)], one_by_one(double))
+    assert two.error.code == "INVALID_ARG"
+    assert "batch dimension 2" in two.error.message
+    assert one.output_tensors[0].array.tolist() == [[10]]
+
+
+def test_a_failure_of_the_whole_batch_answers_everyone():
+    def run(batch):
+        raise RuntimeError("lost")
+
+    responses = serve(PbUtils, [number(1), number(2)], run)
+    assert [response.error.code for response in responses] == ["INTERNAL", "INTERNAL"]
+
+
+def test_requests_are_answered_as_they_finish_and_in_any_order():
+    requests = [number(1), Request({"X": np.array([[1], [2]])}), number(2), number(3)]
+    seen = []
+
+    def run(batch, cancelled):
+        for position in (2, 0, 1):
+            yield position, {"Y": batch[position]["X"]}
+            seen.append([len(request.sent) for request in requests])
+
+    serve_as_finished(PbUtils, requests, run)
+    assert seen == [[0, 1, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
+    assert [request.sent[0].error is None for request in requests] == [True, False, True, True]
+
+
+def test_whatever_is_left_when_a_run_fails_is_answered_too():
+    requests = [number(1), number(2), number(3)]
+
+    def run(batch, cancelled):
+        yield 1, {"Y": batch[1]["X"]}
+        raise RuntimeError("lost")
+
+    serve_as_finished(PbUtils, requests, run)
+    assert [len(request.sent) for request in requests] == [1, 1, 1]
+    assert [request.sent[0].error is not None for request in requests] == [True, False, True]
+
+
+def test_a_run_sees_which_callers_have_gone():
+    requests = [Request({"X": np.array([[1], [2]])}), number(1), Request({"X": np.array([[2]])}, gone=True)]
+
+    def run(batch, cancelled):
+        assert [cancelled(position) for position in range(len(batch))] == [False, True]
+        yield 0, {"Y": batch[0]["X"]}
+        yield 1, RequestCancelledError("gone")
+
+    serve_as_finished(PbUtils, requests, run)
+    assert requests[2].sent[0].error.code == "CANCELLED"
+
+
+def arguments(tmp_path, **parameters) -> dict[str, str]:
+    import json
+
+    config = {"parameters": {name: {"string_value": value} for name, value in parameters.items()}}
+    return {
+        "model_name": "autogaze_generate",
+        "model_repository": str(tmp_path),
+        "model_version": "3",
+        "model_config": json.dumps(config),
+    }
+
+
+def test_a_bundle_is_found_beside_the_model_then_by_parameter_then_by_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv("AUTOGAZE_BUNDLE", raising=False)
+    with pytest.raises(NotFoundError, match="autogaze build"):
+        find_bundle(arguments(tmp_path))
+    monkeypatch.setenv("AUTOGAZE_BUNDLE", "/from/environment")
+    assert str(find_bundle(arguments(tmp_path))) == "/from/environment"
+    assert str(find_bundle(arguments(tmp_path, bundle="/from/parameter"))) == "/from/parameter"
+    (tmp_path / "3" / "bundle").mkdir(parents=True)
+    assert find_bundle(arguments(tmp_path, bundle="/from/parameter")) == tmp_path / "3" / "bundle"
