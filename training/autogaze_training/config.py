@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from autogaze_training.objective import ObjectiveConfig
 
+# Coprime to the number of turns in a cycle, so that each shape's turns are spread over it.
+_STRIDE = 7
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -43,33 +46,38 @@ class TrainConfig:
         weight_decay: of both.
         own_path_from: step from which some batches follow the network's own choices.
         own_path_share: their share.
+        lessons: batches that are made at once.
+        passes: steps on each of them.
+        own_passes: likewise, where the batch follows the network's own choices and costs more to make.
         average: decay of the averaged weights, which are the ones exported.
         shapes: drawn in turn, as often as their weight.
         objective: weights of the loss.
     """
 
     seed: int = 0
-    steps: int = 4000
+    steps: int = 8000
     warmup: int = 100
     decay: float = 0.4
     matrix_rate: float = 2e-3
     other_rate: float = 2e-3
     weight_decay: float = 0.01
-    own_path_from: int = 1200
-    own_path_share: float = 0.6
+    own_path_from: int = 1500
+    own_path_share: float = 0.5
+    lessons: int = 5
+    passes: int = 2
+    own_passes: int = 3
     average: float = 0.998
     shapes: tuple[tuple[int, Shape], ...] = (
-        (6, Shape(clips=256, frames=5, slots=60, tokens=160)),
+        (6, Shape(clips=256, frames=5, slots=60, tokens=200)),
         (3, Shape(clips=80, frames=16, slots=40, tokens=260)),
         (1, Shape(clips=256, frames=2, slots=200, tokens=300)),
     )
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
-    def shape_at(self, step: int) -> Shape:
-        """The shape of a step's batch."""
+    def shape_at(self, lesson: int) -> Shape:
+        """The shape of the n-th batch."""
         cycle = [shape for weight, shape in self.shapes for _ in range(weight)]
-        # A stride coprime to the cycle spreads each shape's turns.
-        return cycle[step * 7 % len(cycle)] if len(cycle) % 7 else cycle[step % len(cycle)]
+        return cycle[lesson * _STRIDE % len(cycle)]
 
     def rate_at(self, step: int) -> float:
         """The factor on the learning rates: a rise, a plateau, a linear fall."""

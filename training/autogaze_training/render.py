@@ -19,6 +19,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 # Crops that shrink the picture by more than this take its blurred copy, against aliasing.
 _SHRINK = 1.3
+_HELD_OUT = 12
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,25 @@ class Atlas:
     video: Tensor
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device, *, limit: int | None = None) -> Atlas:
-        """Reads what ``prepare_data`` wrote; ``limit`` keeps the first pictures and frames only."""
+    def load(
+        cls, folder: Path, device: torch.device, *, limit: int | None = None, held_out: bool = False
+    ) -> Atlas:
+        """Reads what ``prepare_data`` wrote.
+
+        Args:
+            folder: of the pictures.
+            device: where they go.
+            limit: keeps the first pictures and frames only.
+            held_out: takes the pictures that training never sees (every twelfth) instead of the others.
+        """
         index = json.loads((folder / "index.json").read_text())
 
         def read(entries: list[dict[str, str]]) -> Tensor:
             pictures = [np.array(Image.open(folder / entry["file"])) for entry in entries[:limit]]
             return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(device)
 
-        sharp = read(index["images"])
+        kept = [e for n, e in enumerate(index["images"]) if (n % _HELD_OUT == _HELD_OUT - 1) == held_out]
+        sharp = read(kept)
         blurred = torch.cat([_halve(part) for part in sharp.split(16)])
         return cls(torch.stack((sharp, blurred)), read(index["video"]))
 

@@ -19,6 +19,7 @@ from autogaze_training.checkpoint import write_checkpoint
 from autogaze_training.config import TINY, TrainConfig
 from autogaze_training.render import Atlas
 from autogaze_training.trainer import Trainer
+from autogaze_training.validate import validate
 
 _LOG = logging.getLogger("autogaze_training")
 
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="state/ to go on from, log.jsonl, checkpoint/")
     parser.add_argument("--steps", type=int, default=TrainConfig.steps)
     parser.add_argument("--own-path-from", type=int, default=TrainConfig.own_path_from)
+    parser.add_argument("--decay", type=float, default=TrainConfig.decay)
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop and save after this time")
     parser.add_argument("--seed", type=int, default=TrainConfig.seed)
     parser.add_argument("--tiny", action="store_true", help="a few small steps, to try the code")
@@ -43,7 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     config = dataclasses.replace(
         TINY if args.tiny else TrainConfig(),
         seed=args.seed,
-        **({} if args.tiny else {"steps": args.steps, "own_path_from": args.own_path_from}),
+        **(
+            {}
+            if args.tiny
+            else {"steps": args.steps, "own_path_from": args.own_path_from, "decay": args.decay}
+        ),
     )
     started = time.monotonic()
     atlas = Atlas.load(args.data, device, limit=8 if args.tiny else None)
@@ -62,6 +68,10 @@ def main(arguments: list[str] | None = None) -> None:
     trainer.save(state)
     write_checkpoint(trainer.average, args.out / "checkpoint")
     _LOG.info("step %d of %d; %s", trainer.step, config.steps, args.out)
+    if not args.tiny:
+        held_out = Atlas.load(args.data, device, held_out=True)
+        for name, value in validate(trainer.average, held_out, autocast=trainer.autocast).items():
+            _LOG.info("held out: %s %s", name, value)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ class Trainer:
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.renderer = Renderer(atlas, self.generator)
         self.step = 0
+        self.lessons = 0
         matrices = [p for n, p in network.named_parameters() if ".layers." in n and p.dim() == 2]
         chosen = {id(p) for p in matrices}
         others = [p for p in self.learner.parameters() if id(p) not in chosen]
@@ -71,18 +72,33 @@ class Trainer:
         """
         until = time.monotonic() + seconds
         while self.step < self.config.steps and time.monotonic() < until:
-            figures = self.advance()
-            if self.step % every == 0 or self.step <= 3:
-                yield {name: float(value) for name, value in figures.items()}
+            for frames, lesson, own in self._round():
+                figures = self.advance(frames, lesson)
+                if self.step % every == 0 or self.step <= 3:
+                    read = {name: float(value) for name, value in figures.items()}
+                    yield {"step": self.step, "own": float(own), **read}
 
-    def advance(self) -> dict[str, Tensor | float]:
+    def _round(self) -> list[tuple[Tensor, Lesson, bool]]:
+        """A few batches, each to be stepped on several times; a run is only saved between rounds."""
+        config, made = self.config, []
+        for _ in range(config.lessons):
+            # Not from the device's generator: reading that would wait for the device.
+            share = random.Random(config.seed * 1_000_003 + self.lessons).random()
+            own = self.step >= config.own_path_from and share < config.own_path_share
+            frames, lesson = self._lesson(config.shape_at(self.lessons), own)
+            made.append((frames, lesson, own))
+            self.lessons += 1
+        most = max(config.passes, config.own_passes)
+        return [
+            entry
+            for turn in range(most)
+            for entry in made
+            if turn < (config.own_passes if entry[2] else config.passes)
+        ]
+
+    def advance(self, frames: Tensor, lesson: Lesson) -> dict[str, Tensor]:
         """One step; the figures stay on the device."""
         config = self.config
-        shape = config.shape_at(self.step)
-        # Not from the device's generator: reading that would wait for the device.
-        share = random.Random(config.seed * 1_000_003 + self.step).random()
-        own = self.step >= config.own_path_from and share < config.own_path_share
-        frames, lesson = self._lesson(shape, own)
         with self.autocast():
             loss, parts = self.learner(frames, lesson)
         loss.backward()
@@ -97,9 +113,7 @@ class Trainer:
         self.step += 1
         counts = lesson.path.counts.float()
         return {
-            "step": self.step,
-            "own": float(own),
-            "frames": shape.frames,
+            "frames": counts.new_tensor(frames.shape[1]),
             **parts,
             "norm": norm,
             "first": counts[:, 0].mean(),
@@ -141,6 +155,7 @@ class Trainer:
             "model": {
                 "learner": self.learner.state_dict(),
                 "step": self.step,
+                "lessons": self.lessons,
                 "generator": self.generator.get_state(),
             },
             "average": self.average.state_dict(),
@@ -160,6 +175,7 @@ class Trainer:
         model = read("model")
         self.learner.load_state_dict(model["learner"])  # type: ignore[arg-type]
         self.step = int(model["step"])  # type: ignore[call-overload]
+        self.lessons = int(model["lessons"])  # type: ignore[call-overload]
         self.generator.set_state(model["generator"])  # type: ignore[arg-type]
         self.average.load_state_dict(read("average"))
         self.matrix.load_state_dict(read("matrix"))
