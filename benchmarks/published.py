@@ -24,29 +24,56 @@ def load(checkout: Path, checkpoint: Path, threads: int) -> Callable[[np.ndarray
     """
     import torch
 
+    model = _model(checkout, checkpoint, threads)
+
+    def run(video: np.ndarray, knobs: dict[str, Any]) -> Any:
+        if "max_gaze_tokens_each_frame" in knobs:
+            # Its public call takes ratios; these give exactly the tokens asked for.
+            tokens = np.broadcast_to(knobs["max_gaze_tokens_each_frame"], video.shape[1])
+            knobs = {
+                "gazing_ratio": [
+                    (float(count) + 0.5) / model.num_vision_tokens_each_frame for count in tokens
+                ]
+            }
+        with torch.inference_mode():
+            return model({"video": torch.from_numpy(video)}, generate_only=True, **knobs)
+
+    return run
+
+
+def load_streaming(
+    checkout: Path, checkpoint: Path, threads: int
+) -> Callable[[np.ndarray, dict[str, Any]], None]:
+    """Loads the published model as a stream: one frame a call, its four caches passed on."""
+    import torch
+
+    model = _model(checkout, checkpoint, threads)
+
+    def run(video: np.ndarray, knobs: dict[str, Any]) -> None:
+        past: dict[str, Any] = {}
+        with torch.inference_mode():
+            for t in range(video.shape[1]):
+                frame = torch.from_numpy(video[:, t : t + 1])
+                out = model({"video": frame}, generate_only=True, use_cache=True, **knobs, **past)
+                past = {
+                    "past_key_values": out["past_key_values"],
+                    "past_inputs_embeds": out["past_input_embeds"],
+                    "past_attention_mask": out["past_attention_mask"],
+                    "past_conv_values": out["past_conv_values"],
+                }
+
+    return run
+
+
+def _model(checkout: Path, checkpoint: Path, threads: int) -> Any:
+    import torch
+
     _stand_in_for_unused_imports()
     sys.path.insert(0, str(checkout))
     from autogaze.models.autogaze import AutoGaze
 
     torch.set_num_threads(threads)
-    model = AutoGaze.from_pretrained(str(checkpoint)).eval()
-
-    def run(video: np.ndarray, knobs: dict[str, Any]) -> Any:
-        frames = video.shape[1]
-        with torch.inference_mode():
-            tensor = torch.from_numpy(video)
-            if "max_gaze_tokens_each_frame" in knobs:
-                # Its public call takes ratios; these give exactly the tokens asked for.
-                tokens = np.broadcast_to(knobs["max_gaze_tokens_each_frame"], frames)
-                ratio = [(float(count) + 0.5) / model.num_vision_tokens_each_frame for count in tokens]
-            else:
-                ratio = knobs["gazing_ratio"]
-            requirement = knobs.get("task_loss_requirement")
-            return model(
-                {"video": tensor}, gazing_ratio=ratio, task_loss_requirement=requirement, generate_only=True
-            )
-
-    return run
+    return AutoGaze.from_pretrained(str(checkpoint)).eval()
 
 
 def _stand_in_for_unused_imports() -> None:

@@ -6,10 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import generate
+from benchmarks import generate, memory, readout, streams
 from benchmarks.report import table, write
 
-BENCHMARKS: dict[str, Callable[[], list[dict[str, Any]]]] = {"generate": generate.run}
+BENCHMARKS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "generate": generate.run,
+    "streams": streams.run,
+    "memory": memory.run,
+    "readout": readout.run,
+}
 
 
 def main() -> None:

@@ -69,7 +69,7 @@ class OnnxRuntimeCache:
         for index, flat in enumerate(self._flat):
             if flat.size < size:
                 # What lies beyond a row's length is masked, but must be finite: new memory is zeroed.
-                grown = np.zeros(max(size, 2 * flat.size), np.float32)
+                grown = np.zeros(max(size, flat.size * 5 // 4), np.float32)
                 grown[: flat.size] = flat
                 self._flat[index] = flat = grown
             # Each head's block moves to a higher place: the last first, so that none is overwritten.
