@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -273,6 +274,7 @@ def test_points_and_numbers_are_two_views_of_one_set():
     assert by_rows == by_points
     assert hash(by_rows) == hash(by_points)
     np.testing.assert_array_equal(by_rows.rows, by_points.rows)
+    assert pickle.loads(pickle.dumps(by_rows)) == by_rows
     assert repr(by_rows.frames[0]) == repr(by_points.frames[0])
     with pytest.raises(ValueError, match="read-only"):
         by_rows.rows[0, 0] = 1

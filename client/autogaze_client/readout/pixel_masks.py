@@ -14,7 +14,7 @@ from autogaze_client.geometry import fixation_pixel_rects
 from autogaze_client.readout import _cells, _checks
 from autogaze_client.readout.grids import Points
 
-__all__ = ["apply_image_mask", "fixation_image_mask_tensor", "frame_fixation_masks_tensor", "prepare_mask"]
+__all__ = ["apply_image_mask", "fixation_image_mask_tensor", "frame_fixation_masks_tensor"]
 
 
 def fixation_image_mask_tensor(
