@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from autogaze_client._exports import HOME
+
 if TYPE_CHECKING:
     from autogaze_client._async_client import AsyncGazeClient
     from autogaze_client._client import GazeClient
@@ -256,141 +258,11 @@ __all__ = [
     "write_report",
 ]
 
-_MODULES = {
-    "_async_client": ("AsyncGazeClient",),
-    "_client": ("GazeClient",),
-    "_config": ("TLSConfig", "Timeouts"),
-    "_errors": (
-        "AutoGazeError",
-        "CheckpointError",
-        "DeadlineExceededError",
-        "InferenceError",
-        "InvalidInputError",
-        "MissingExtraError",
-        "NotFoundError",
-        "RequestCancelledError",
-        "ServerUnavailableError",
-        "StreamExpired",
-        "VideoDecodeError",
-    ),
-    "fixations": ("FixationBounds", "FixationPoint", "FixationSet", "FrameFixationTrace"),
-    "generated": ("AutoGazeGenerateOutput", "AutoGazeScaleTokenMask"),
-    "geometry": ("cell_pixel_rects", "fixation_pixel_rects"),
-    "layouts": (
-        "AutoGazeScaleTokenLayout",
-        "layouts_from_grids",
-        "parse_scales",
-        "scale_token_layouts",
-        "square_grid",
-    ),
-    "modes": ("AutoGazeInferenceMode",),
-    "report": ("ReportPaths", "write_report"),
-    "result": ("GazeResult", "GazeTimings", "SourceSize"),
-    "statistics": ("ModelStatistics", "ServerStatistics"),
-    "video": ("VideoReader", "VideoWriter"),
-    "visualize": ("contact_sheet", "legend_strip", "scale_color", "scale_mask_image", "side_by_side"),
-    "device_mask": (
-        "AutoGazeDeviceMask",
-        "AutoGazeMaskPlanStats",
-    ),
-    "readout.grids": (
-        "SparseReadoutGrid",
-        "SparseReadoutOptions",
-        "SparseReadoutRect",
-        "SparseReadoutRects",
-    ),
-    "readout.image_readout": (
-        "fixation_points_to_readout_rects",
-        "fixation_points_to_readout_tokens",
-        "generated_frame_readout_rects",
-        "generated_frame_readout_tokens",
-        "generated_to_frame_readout_rects",
-        "generated_to_frame_readout_tokens",
-        "readout_rects_to_tokens",
-        "trace_frame_readout_rects",
-        "trace_frame_readout_tokens",
-        "trace_to_frame_readout_rects",
-        "trace_to_frame_readout_tokens",
-    ),
-    "readout.metrics": (
-        "DEFAULT_METRIC_EMA_ALPHA",
-        "AutoGazeEmaMetric",
-        "AutoGazeGazeRatioStats",
-        "AutoGazePsnrStats",
-        "ema_metric",
-        "format_fps",
-        "format_gaze_ratio_percent",
-        "format_psnr_db",
-        "fps_from_millis",
-        "rgba_psnr_db",
-        "sanitize_gaze_ratio",
-        "task_loss_requirement_from_l1_db",
-        "task_loss_requirement_to_l1_db",
-    ),
-    "readout.patch_diff": (
-        "AutoGazePatchDiffConfig",
-        "AutoGazePatchDiffDeviceMask",
-        "AutoGazeReadoutRunOutput",
-        "AutoGazeReadoutStats",
-        "AutoGazeSparseMaskSource",
-        "patch_diff_device_mask",
-        "patch_diff_device_mask_async",
-        "patch_diff_points_to_traces",
-        "patch_diff_readout_points",
-        "patch_diff_readout_points_async",
-        "patch_diff_scores",
-    ),
-    "readout.pixel_masks": (
-        "apply_image_mask",
-        "fixation_image_mask_tensor",
-        "frame_fixation_masks_tensor",
-    ),
-    "readout.pyramid": (
-        "ImagePyramidLevel",
-        "ImagePyramidMask",
-        "ImagePyramidMaskOptions",
-        "ImagePyramidTokens",
-        "SparseImagePyramidTokens",
-        "image_pyramid_masks",
-        "sparsify_image_pyramid_tokens",
-        "tokenize_masked_image_pyramid",
-    ),
-    "readout.trace_store": ("AutoGazeTraceStore",),
-    "readout.video_coords": (
-        "batched_video_readout_tokens_to_coord_tensor",
-        "batched_video_readout_tokens_to_coords",
-        "frame_readout_rects_to_video_coord_tensor",
-        "frame_readout_rects_to_video_coords",
-        "frame_readout_tokens_to_video_coord_tensor",
-        "frame_readout_tokens_to_video_coords",
-        "generated_to_video_readout_coord_tensor",
-        "generated_to_video_readout_coords",
-        "trace_to_video_readout_coord_tensor",
-        "trace_to_video_readout_coords",
-        "video_readout_coords_to_tensor",
-        "video_readout_tokens_to_coord_tensor",
-        "video_readout_tokens_to_coords",
-    ),
-    "readout.video_grids": (
-        "SparseVideoPatchGeometry",
-        "SparseVideoReadoutGrid",
-        "SparseVideoReadoutOptions",
-        "SparseVideoReadoutProjection",
-    ),
-    "readout.video_readout": (
-        "frame_readout_rects_to_video_tokens",
-        "frame_readout_tokens_to_video_tokens",
-        "generated_to_video_readout_tokens",
-        "trace_to_video_readout_tokens",
-    ),
-}
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{HOME[name]}"), name)
     globals()[name] = value
     return value
 
