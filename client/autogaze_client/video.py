@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["VideoReader", "VideoWriter"]
 
+# FFmpeg also opens playlists and session descriptions, which name other files and hosts to read. Bytes may come
+# from anyone, so they get containers that hold their pictures themselves; files, a few more of that kind.
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg"
+_FILE_CONTAINERS = f"{_CONTAINERS},apng,asf,gif,h264,hevc,ivf,mpegvideo,mxf,yuv4mpegpipe"
+# Those whose duration is stored rather than found by looking at the file's end.
+_DECLARING_DURATION = ("flv", "matroska,webm")
+_CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
+
 
 def _import_av(feature: str) -> Any:
     try:
@@ -32,10 +41,16 @@ def _import_av(feature: str) -> Any:
 class VideoReader:
     """Frames of a video file as RGB, in presentation order, as stored (rotation metadata is not applied).
 
-    Iterating opens the file anew, so a reader can be read more than once.
+    Iterating opens the file anew, so a reader can be read more than once. Nothing but the source itself is read:
+    playlists, session descriptions and URLs, which lead to other files and hosts, are refused.
+
+    A file that was cut short is told by what it declares: a number of frames (MP4, MOV, AVI, IVF, MXF) or a
+    duration (Matroska, WebM, FLV). MPEG-TS, MPEG-PS, Ogg, ASF and raw streams store neither, so a cut between
+    two of their packets cannot be seen: they read as a shorter video.
 
     Args:
-        source: the path of a file that FFmpeg reads, or the bytes of one.
+        source: the path of a local video file, or the bytes of one (MP4, MOV, Matroska, WebM, AVI, MPEG-TS,
+            MPEG-PS, FLV or Ogg).
         start_frame: frames to skip first.
         max_frames: frames to read at most; None = all.
 
@@ -66,11 +81,12 @@ class VideoReader:
             stream = container.streams.video[0]
             self.width: int = stream.width
             self.height: int = stream.height
-            self.fps: Fraction = stream.average_rate or stream.guessed_rate or Fraction(25)
+            rate = stream.average_rate or stream.guessed_rate
+            self.fps: Fraction = Fraction(rate.numerator, rate.denominator) if rate else Fraction(25)
             self.declared_frames: int | None = _declared_frames(stream)
             total = self.declared_frames
             if total is None and container.duration:
-                total = round(container.duration / 1_000_000 * self.fps)
+                total = round(Fraction(container.duration, 1_000_000) * self.fps)
         self.frame_count: int | None = None if total is None else max(total - start_frame, 0)
         """Frames this reader will give, as the file declares or its duration suggests; None = unknown."""
         if self.frame_count is not None and max_frames is not None:
@@ -91,14 +107,21 @@ class VideoReader:
         """Yields uint8 ``[H, W, 3]`` frames.
 
         Raises:
-            VideoDecodeError: the file is truncated or damaged, or has no frame ``start_frame``. It is
-                raised after the frames that could be read.
+            VideoDecodeError: the file is truncated or damaged, has no frame ``start_frame``, or changes
+                its frame size. It is raised after the frames that could be read.
         """
         decoded = given = 0
+        size: tuple[int, int] | None = None
         for frame in self._decoded():
             decoded += 1
             if decoded <= self._start:
                 continue
+            if size is not None and size != (frame.width, frame.height):
+                raise VideoDecodeError(
+                    f"{self.name}: the frame size changes from {size[0]}x{size[1]} to "
+                    f"{frame.width}x{frame.height} at frame {decoded - 1}; re-encode the video at one size"
+                )
+            size = frame.width, frame.height
             given += 1
             yield frame.to_ndarray(format="rgb24")
             if given == self._max:
@@ -122,12 +145,6 @@ class VideoReader:
             raise InvalidInputError(f"the window has {size} frames; it must have at least 1")
         window: list[NDArray[np.uint8]] = []
         for frame in self:
-            if window and frame.shape != window[0].shape:
-                raise VideoDecodeError(
-                    f"{self.name}: the frame size changes from {window[0].shape[1::-1]} to "
-                    f"{frame.shape[1::-1]}; "
-                    "re-encode the video at one size"
-                )
             window.append(frame)
             if len(window) == size:
                 yield np.stack(window)
@@ -142,15 +159,24 @@ class VideoReader:
         with self._open() as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
+            end = None if self.declared_frames is not None else _DeclaredEnd.of(container, stream, self.fps)
             try:
-                for packet in container.demux(stream):
+                for packet in container.demux(*([stream] if end is None else end.streams)):
                     if packet.is_corrupt:
                         raise self._truncated(decoded, "a packet is cut short")
+                    if end is not None:
+                        end.see(packet)
+                    if packet.stream.index != stream.index:
+                        continue
                     for frame in packet.decode():
                         decoded += 1
                         yield frame
             except av.error.FFmpegError as error:
                 raise self._truncated(decoded, f"{error.strerror}") from error
+            if end is not None and end.is_missed:
+                raise self._truncated(
+                    decoded, f"the file ends at {float(end.reached):.2f} s of {float(end.seconds):.2f} s"
+                )
         declared = self.declared_frames
         if declared is not None and decoded < declared and self._stored_packets() < declared:
             raise self._truncated(decoded, "the file ends there")
@@ -172,12 +198,21 @@ class VideoReader:
         if isinstance(self._source, Path) and not self._source.is_file():
             raise VideoDecodeError(f"{self.name}: there is no such file; check the path")
         options = {"ignore_editlist": "1"} if ignore_editlist else {}
+        file: io.BytesIO | str
+        if isinstance(self._source, bytes):
+            # PyAV reads the bytes itself, which needs none of FFmpeg's protocols.
+            file = io.BytesIO(self._source)
+            options |= {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none"}
+        else:
+            # An absolute path is never taken for a URL, whatever the file's name.
+            file = str(self._source.absolute())
+            options |= {"format_whitelist": _FILE_CONTAINERS, "protocol_whitelist": "file"}
         try:
-            file = io.BytesIO(self._source) if isinstance(self._source, bytes) else str(self._source)
             container: InputContainer = av.open(file, options=options)
         except (av.error.FFmpegError, UnicodeDecodeError) as error:
             raise VideoDecodeError(
-                f"{self.name}: not a video that FFmpeg reads, or truncated ({error})"
+                f"{self.name}: not a video in a supported container (MP4, MOV, Matroska, WebM, AVI, MPEG-TS, "
+                f"MPEG-PS, FLV, Ogg), or truncated ({getattr(error, 'strerror', error)})"
             ) from error
         if not container.streams.video:
             container.close()
@@ -192,6 +227,62 @@ def _declared_frames(stream: VideoStream) -> int | None:
     for name, value in stream.metadata.items():
         if name.upper().startswith("NUMBER_OF_FRAMES") and value.isdigit():
             return int(value)
+    return None
+
+
+class _DeclaredEnd:
+    """When a file says that it ends, and whether its packets get there.
+
+    Attributes:
+        seconds: the declared end, on the clock of the packets' timestamps.
+        streams: those of which one must reach it.
+        reached: the latest end of a packet seen.
+    """
+
+    def __init__(self, seconds: Fraction, streams: Sequence[Any], frame: Fraction) -> None:
+        self.seconds = seconds
+        self.streams = streams
+        self.reached = Fraction(0)
+        self._frame = frame
+        self._slack = frame * 3 / 2
+
+    @classmethod
+    def of(cls, container: InputContainer, stream: VideoStream, fps: Fraction) -> _DeclaredEnd | None:
+        """The end of the video where the file declares it, else of all streams; None where it does not."""
+        if container.format.name not in _DECLARING_DURATION or not container.duration:
+            return None
+        seconds = Fraction(container.duration, 1_000_000)
+        streams: Sequence[Any] = [other for other in container.streams if other.type in ("video", "audio")]
+        own = _tagged_duration(stream)
+        # A tag that was copied from a longer file is no promise of this one.
+        if own is not None and own <= seconds:
+            seconds, streams = own, [stream]
+        # Some muxers count from the first timestamp, others from 0; a duration shorter than the start tells.
+        start = Fraction(container.start_time or 0, 1_000_000)
+        return cls(seconds if seconds > start else start + seconds, streams, 1 / fps)
+
+    def see(self, packet: Any) -> None:
+        """Notes when a packet ends."""
+        if packet.pts is None:
+            return
+        base = Fraction(packet.time_base.numerator, packet.time_base.denominator)
+        length = packet.duration * base if packet.duration else self._frame
+        if packet.stream.type == "audio":
+            # Encoders count the padding of the last packet, which is not always played.
+            self._slack = max(self._slack, length * 3 / 2)
+        self.reached = max(self.reached, packet.pts * base + length)
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether more than rounding and a frame's unknown length are missing."""
+        return self.reached + self._slack < self.seconds
+
+
+def _tagged_duration(stream: VideoStream) -> Fraction | None:
+    """Matroska's duration of a stream in seconds, a tag such as ``00:00:02.400000000``."""
+    for name, value in stream.metadata.items():
+        if name.upper().partition("-")[0] == "DURATION" and (match := _CLOCK.fullmatch(value)):
+            return int(match[1]) * 3600 + int(match[2]) * 60 + Fraction(match[3])
     return None
 
 
