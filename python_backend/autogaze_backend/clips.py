@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +11,19 @@ import numpy as np
 from autogaze_client._errors import InvalidInputError
 from autogaze_client.generated import AutoGazeGenerateOutput
 from autogaze_client.layouts import layouts_from_grids
+from autogaze_client.modes import AutoGazeInferenceMode
+from autogaze_client.result import GazeResult, GazeTimings, SourceSize
 from numpy.typing import NDArray
 
 from autogaze_backend.adaptation import resolve_target_scales
-from autogaze_backend.budgets import resolve_budget
+from autogaze_backend.budgets import Budget, resolve_budget
 from autogaze_backend.engine import Floats
 from autogaze_backend.generation import FrameTokens
 from autogaze_backend.model import GazeModel, Row
 from autogaze_backend.outputs import assemble
-from autogaze_backend.preprocessing import check_frames, resize_to_input
+from autogaze_backend.preprocessing import Frames, check_frames, resize_to_input
 from autogaze_backend.requests import Knobs
+from autogaze_backend.tiling import TileLayout
 
 Array = NDArray[Any]
 
@@ -56,9 +60,7 @@ def prepare_clip(model: GazeModel, tensors: Mapping[str, Array]) -> PreparedClip
     if knobs.top_k is not None:
         budget = budget.at_least(min(knobs.top_k, spec.tokens_per_frame))
     if knobs.mode.is_tiled:
-        raise InvalidInputError(
-            f"MODE is {knobs.mode.code} ({knobs.mode.value}); this version serves 0 (resize) only"
-        )
+        return _tiled_clip(model, frames, budget, knobs)
     target = resolve_target_scales(spec, knobs.target_scales, knobs.target_patch_size)
     if target is None:
         row = Row(len(frames), lambda start, stop: model.preprocess(frames[start:stop]), budget)
@@ -75,6 +77,22 @@ def prepare_clip(model: GazeModel, tensors: Mapping[str, Array]) -> PreparedClip
 
     rows = tuple(row_of(tile) for tile in range(target.tiles**2))
     return PreparedClip(rows, lambda tokens: target.stitch(assemble(spec, tokens)))
+
+
+def _tiled_clip(model: GazeModel, frames: Frames, budget: Budget, knobs: Knobs) -> PreparedClip:
+    if knobs.target_scales is not None or knobs.target_patch_size is not None:
+        raise InvalidInputError(
+            f"MODE is {knobs.mode.code} ({knobs.mode.value}) and TARGET_SCALES is {knobs.target_scales}; target scales "
+            "cut the frame themselves, so use MODE 0 with them"
+        )
+    layout = TileLayout(knobs.mode, frames.shape[1], frames.shape[2], model.spec.input_size)
+    config = model.bundle.preprocessing
+
+    def row_of(tile: int) -> Row:
+        return Row(len(frames), lambda start, stop: layout.tile(frames[start:stop], tile, config), budget)
+
+    rows = tuple(row_of(tile) for tile in range(layout.count))
+    return PreparedClip(rows, lambda tokens: assemble(model.spec, tokens))
 
 
 class TileWindows:
@@ -131,7 +149,13 @@ def generate_clips(
         done[index][row] = tokens
         if len(done[index]) == len(clips[index].rows):
             ordered = [done[index].pop(row) for row in range(len(clips[index].rows))]
-            yield index, token_tensors(clips[index].finish(ordered))
+            yield (
+                index,
+                {
+                    **token_tensors(clips[index].finish(ordered)),
+                    "INPUT_SIZE": np.array([model.spec.input_size], np.int32),
+                },
+            )
 
 
 def token_tensors(generated: AutoGazeGenerateOutput) -> dict[str, Array]:
@@ -146,13 +170,9 @@ def token_tensors(generated: AutoGazeGenerateOutput) -> dict[str, Array]:
     }
 
 
-def decode_clip(tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """Serves a request of ``autogaze_decode``: the chosen cells as ``FIXATIONS`` float32 ``[n, 7]``.
-
-    Columns: frame, centre x, centre y, width, height (fractions of the source frame), confidence, cells
-    per side of the token's scale; in generation order, padding left out.
-    """
-    generated = AutoGazeGenerateOutput(
+def generated_output(tensors: Mapping[str, Array]) -> AutoGazeGenerateOutput:
+    """What ``token_tensors`` came from."""
+    return AutoGazeGenerateOutput(
         gazing_pos=tensors["GAZING_POS"],
         if_padded_gazing=tensors["IF_PADDED_GAZING"],
         num_gazing_each_frame=tensors["NUM_GAZING_EACH_FRAME"],
@@ -160,4 +180,52 @@ def decode_clip(tensors: Mapping[str, Array]) -> dict[str, Array]:
         task_loss_predictions=tensors["TASK_LOSS_PREDICTIONS"],
         scale_layouts=layouts_from_grids(tensors["SCALE_GRIDS"].tolist()),
     )
-    return {"FIXATIONS": generated.fixations(0)}
+
+
+def decode_clip(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Serves a request of ``autogaze_decode``: the chosen cells as ``FIXATIONS`` float32 ``[n, 7]``.
+
+    Columns: frame, centre x, centre y, width, height (fractions of the source frame), confidence, cells
+    per side of the token's scale. In generation order; in tiled modes by frame, then by confidence. Padding
+    is left out.
+    """
+    generated = generated_output(tensors)
+    mode = AutoGazeInferenceMode.from_code(int(tensors["MODE"][0]))
+    _, height, width = (int(value) for value in tensors["SOURCE_SIZE"])
+    return {"FIXATIONS": locate(generated, mode, height, width, int(tensors["INPUT_SIZE"][0]))}
+
+
+def locate(
+    generated: AutoGazeGenerateOutput, mode: AutoGazeInferenceMode, height: int, width: int, input_size: int
+) -> NDArray[np.float32]:
+    """The chosen cells of a clip in source coordinates, float32 ``[n, 7]``; see ``decode_clip``."""
+    if mode.is_tiled:
+        return TileLayout(mode, height, width, input_size).fixations(generated)
+    return generated.fixations(0)
+
+
+def gaze(model: GazeModel, frames: Frames, knobs: Knobs) -> GazeResult:
+    """What the ensemble does to one clip, in this process.
+
+    Args:
+        model: runs it.
+        frames: uint8 ``[T, H, W, 3 or 4]``.
+        knobs: the request's.
+
+    Raises:
+        InvalidInputError: frames or knobs break a rule.
+    """
+    started = time.perf_counter()
+    tensors = {"FRAMES": frames, **knobs.to_tensors()}
+    ((_, answer),) = generate_clips(model, [tensors], lambda request: False)
+    if isinstance(answer, Exception):
+        raise answer
+    size = np.array(frames.shape[:3], np.int32)
+    located = decode_clip({**answer, "SOURCE_SIZE": size, "MODE": knobs.to_tensors()["MODE"]})
+    return GazeResult(
+        generated=generated_output(answer),
+        fixations=located["FIXATIONS"],
+        mode=knobs.mode,
+        source_size=SourceSize(*(int(value) for value in size)),
+        timings=GazeTimings(request_ms=(time.perf_counter() - started) * 1e3),
+    )

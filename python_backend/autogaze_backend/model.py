@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from autogaze_client._errors import InvalidInputError, MissingExtraError, RequestCancelledError
 from autogaze_client.generated import AutoGazeGenerateOutput
+from autogaze_client.modes import AutoGazeInferenceMode
+from autogaze_client.result import GazeResult
 from numpy.typing import NDArray
 
 from autogaze_backend.adaptation import resolve_target_scales
@@ -19,6 +21,7 @@ from autogaze_backend.engine import Engine, Floats
 from autogaze_backend.generation import FrameTokens, RowState, generate_frame
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import check_frames, normalise, preprocess, resize_exact, resize_to_input
+from autogaze_backend.requests import Knobs
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.streaming import DEFAULT_HORIZON, GazeStream, step_frames
 
@@ -190,6 +193,48 @@ class GazeModel:
             check_video(frame[:, None])
         tokens = step_frames(self, [(stream, frame, budget) for stream, frame in items])
         return [assemble(self.spec, [[frame]]) for frame in tokens]
+
+    def gaze(
+        self,
+        frames: NDArray[np.uint8],
+        *,
+        mode: AutoGazeInferenceMode | str = AutoGazeInferenceMode.RESIZE_TO_MODEL_INPUT,
+        gazing_ratio: Ratio = None,
+        task_loss_requirement: float | None = None,
+        max_gaze_tokens_each_frame: Tokens = None,
+        target_scales: Sequence[int] | None = None,
+        target_patch_size: int | None = None,
+        top_k: int | None = None,
+    ) -> GazeResult:
+        """What ``GazeClient.gaze`` gives for an array of frames, without a server.
+
+        Args:
+            frames: uint8 ``[T, H, W, 3 or 4]``.
+            mode: how frames become model input; in tiled modes the budget is a tile's.
+            gazing_ratio: see ``generate``.
+            task_loss_requirement: likewise.
+            max_gaze_tokens_each_frame: likewise.
+            target_scales: likewise; the frames may then have any size.
+            target_patch_size: likewise.
+            top_k: the fewest tokens that a frame's budget allows.
+
+        Raises:
+            InvalidInputError: frames or knobs break a rule.
+        """
+        from autogaze_backend.clips import gaze
+
+        knobs = Knobs(
+            mode=AutoGazeInferenceMode.parse(mode),
+            gazing_ratio=None if gazing_ratio is None else np.asarray(gazing_ratio, np.float32),
+            task_loss_requirement=task_loss_requirement,
+            max_gaze_tokens=None
+            if max_gaze_tokens_each_frame is None
+            else np.asarray(max_gaze_tokens_each_frame),
+            top_k=top_k,
+            target_scales=None if target_scales is None else tuple(target_scales),
+            target_patch_size=target_patch_size,
+        )
+        return gaze(self, frames, knobs)
 
     def warm_up(self) -> None:
         """Runs every graph once, so that the first request does not pay for it."""

@@ -317,9 +317,20 @@ def test_target_scales_are_served(client, model):
     assert set(result.fixations[:, 6]) <= {4.0, 8.0, 14.0, 28.0}
 
 
-def test_the_tiled_modes_say_that_they_are_not_served(client):
-    with pytest.raises(InvalidInputError, match="serves 0 \\(resize\\) only"):
-        client.gaze(clip(1), mode=AutoGazeInferenceMode.TILED_FULL_RESOLUTION)
+@pytest.mark.parametrize(
+    "mode", [AutoGazeInferenceMode.TILED_RESIZE_TO_GRID, AutoGazeInferenceMode.TILED_FULL_RESOLUTION]
+)
+def test_tiled_modes_are_served(mode, client, model):
+    frames = clip(2, 300, 460)
+    knobs = {"gazing_ratio": 0.1, "task_loss_requirement": 0.7}
+    result = client.gaze(frames, mode=mode, **knobs)
+    want = model().gaze(frames, mode=mode, **knobs)
+    np.testing.assert_array_equal(result.generated.gazing_pos, want.generated.gazing_pos)
+    np.testing.assert_array_equal(result.fixations, want.fixations)
+    assert len(result.generated.gazing_pos) == 6
+    assert len(result.trace) == 2
+    with pytest.raises(InvalidInputError, match="tile"):
+        result.gazing_info()
 
 
 def test_a_damaged_bundle_stops_the_server_with_the_reason(bundle, tmp_path):
