@@ -131,9 +131,10 @@ class AutoGazeGenerateOutput:
         """
         if not 0 <= row < len(self.gazing_pos):
             raise InvalidInputError(f"row is {row}; this output has rows 0..{len(self.gazing_pos) - 1}")
-        rows, slots, local = self._choices()
-        mine = rows == row
-        slot, local = slots[mine], local[mine]
+        n = self.num_vision_tokens_each_frame
+        local = self.gazing_pos[row] - self.frame_of_slot * n
+        slot = np.flatnonzero(~self.if_padded_gazing[row] & (local >= 0) & (local < n))
+        local = local[slot]
         scale = np.searchsorted(self._scale_offsets, local, side="right") - 1
         grid = np.array([layout.grid for layout in self.scale_layouts], np.int64)[scale]
         cell = local - self._scale_offsets[scale]

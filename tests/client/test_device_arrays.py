@@ -13,10 +13,12 @@ from autogaze_client import (
     ImagePyramidLevel,
     ImagePyramidTokens,
     InvalidInputError,
+    SparseReadoutGrid,
     SparseVideoReadoutGrid,
     apply_image_mask,
     fixation_image_mask_tensor,
     fixation_pixel_rects,
+    fixation_points_to_readout_tokens,
     frame_fixation_masks_tensor,
     image_pyramid_masks,
     patch_diff_device_mask,
@@ -147,6 +149,12 @@ def test_equal_weights_keep_their_order_on_torch():
     weights = torch.tensor([[[0.0], [1], [0], [1], [1]]])
     flat = ImagePyramidTokens(torch.ones(1, 5, 2), weights, (), ())
     assert sparsify_image_pyramid_tokens(flat, 4).indices.tolist() == [[1, 3, 4, 0]]
+
+
+def test_host_readouts_take_tensors():
+    grid = SparseReadoutGrid(7, 7)
+    found = fixation_points_to_readout_tokens(torch.from_numpy(ROWS), grid)
+    assert found.tolist() == fixation_points_to_readout_tokens(ROWS, grid).tolist()
 
 
 def test_libraries_do_not_mix():

@@ -123,6 +123,11 @@ def test_rects_are_sorted_clamped_and_exact():
     rects = fixation_points_to_readout_rects(points(0, 4, 21))
     assert rects[1:] == list(rects)[1:]
     assert SparseReadoutRects(list(rects)) == rects
+    assert SparseReadoutRects(np.array([[0.75, 0.5, 0.5, 2]])) == [SparseReadoutRect(0.75, 0.5, 0.5, 2)]
+    assert SparseReadoutRects([]) == []
+    assert "x0=0.0" in repr(rects)
+    with pytest.raises(InvalidInputError, match="must be finite"):
+        SparseReadoutRects(np.full((1, 4), math.nan))
 
 
 @pytest.mark.parametrize(("grid", "cell", "columns"), [(7, 6, 42), (7, 5, 70), (14, 13, 70), (14, 9, 224)])

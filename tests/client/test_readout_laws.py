@@ -7,6 +7,7 @@ from autogaze_client import (
     FrameFixationTrace,
     SparseReadoutGrid,
     SparseReadoutOptions,
+    SparseReadoutRect,
     SparseVideoPatchGeometry,
     SparseVideoReadoutGrid,
     SparseVideoReadoutOptions,
@@ -14,10 +15,13 @@ from autogaze_client import (
     fixation_image_mask_tensor,
     fixation_points_to_readout_tokens,
     frame_readout_tokens_to_video_tokens,
+    generated_to_video_readout_tokens,
+    readout_rects_to_tokens,
     trace_to_frame_readout_tokens,
     trace_to_video_readout_tokens,
     video_readout_tokens_to_coords,
 )
+from client_helpers import decode
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -183,6 +187,44 @@ def test_padded_slots_never_show(trace, grid, least):
         np.testing.assert_array_equal(
             fixation_image_mask_tensor(1, 9, 11, with_padding), fixation_image_mask_tensor(1, 9, 11, without)
         )
+
+
+@given(st.lists(st.tuples(st.integers(0, 264), st.booleans()), min_size=1, max_size=30), GRID, st.data())
+def test_padded_slots_of_an_output_never_show(slots, grid, data):
+    """Wherever padding lies between choices, and whatever id it holds."""
+    first = data.draw(st.integers(0, len(slots)))
+    counts = [first, len(slots) - first]
+    frame = [0] * counts[0] + [1] * counts[1]
+    ids = [token + 265 * t for (token, _), t in zip(slots, frame, strict=True)]
+    padded = [flag for _, flag in slots]
+    shown = [index for index, flag in enumerate(padded) if not flag]
+    bare = decode([ids[i] for i in shown], counts=[sum(frame[i] == t for i in shown) for t in (0, 1)])
+    video = SparseVideoReadoutGrid(2, grid.height, grid.width)
+    found = generated_to_video_readout_tokens(decode(ids, padded, counts), None, 0, grid, video)
+    assert found.tolist() == generated_to_video_readout_tokens(bare, None, 0, grid, video).tolist()
+
+
+EDGE = st.integers(0, 64)
+
+
+@given(st.lists(st.tuples(EDGE, EDGE, EDGE, EDGE), max_size=8), GRID)
+def test_a_rect_gives_the_tokens_that_it_overlaps(edges, grid):
+    """Touching is no overlap; edges of 64ths make it exact."""
+    rects = [SparseReadoutRect(*(edge / 64 for edge in rect)) for rect in edges]
+    expected = met(
+        (
+            (
+                min(y0, y1) * grid.height // 64,
+                -(-max(y0, y1) * grid.height // 64),
+                min(x0, x1) * grid.width // 64,
+                -(-max(x0, x1) * grid.width // 64),
+            )
+            for x0, y0, x1, y1 in edges
+            if x0 != x1 and y0 != y1
+        ),
+        grid.width,
+    )
+    assert readout_rects_to_tokens(rects, grid).tolist() == expected
 
 
 @given(clips(), GRID, st.integers(0, 12), st.integers(0, 40), st.integers(0, 60))

@@ -112,11 +112,13 @@ def ranges_of_rects(edges: NDArray[np.float64], height: int, width: int, dilatio
     """The tokens that rectangles overlap, grown by ``dilation`` (readout §3, algorithm B).
 
     Touching is no overlap: an overlap counts from 1e-6 of a token, or from the precision of float32 edges on
-    grids finer than 4 (2^-22 of the image), so that a cell that arrived as float32 never spills over.
+    grids finer than 4 (2^-22 of the image), so that a cell that arrived as float32 never spills over. A
+    rectangle without area overlaps nothing.
     """
+    area = (edges[:, 0] < edges[:, 2]) & (edges[:, 1] < edges[:, 3])
     row0, row1 = _axis_range(edges[:, 1], edges[:, 3], height, dilation)
     col0, col1 = _axis_range(edges[:, 0], edges[:, 2], width, dilation)
-    return CellRanges(row0, row1, col0, col1)
+    return CellRanges(row0, np.where(area, row1, row0), col0, col1)
 
 
 def _axis_range(

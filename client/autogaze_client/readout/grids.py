@@ -54,6 +54,8 @@ class SparseReadoutRect:
 class SparseReadoutRects(Sequence[SparseReadoutRect]):
     """Rectangles kept as numbers; reads like a list of ``SparseReadoutRect``, and equals one. Immutable.
 
+    Built from rectangles or from float ``[n, 4]``, whose edges are sorted and clamped as theirs are.
+
     Attributes:
         array: float64 ``[n, 4]``: x0, y0, x1, y1.
     """
@@ -69,7 +71,8 @@ class SparseReadoutRects(Sequence[SparseReadoutRect]):
                 f"rects are {list(rects.shape)} with edges {rects.ravel()[:4]}; they must be finite [n, 4]: "
                 "x0, y0, x1, y1"
             )
-        self.array: NDArray[np.float64] = np.clip(rects, 0.0, 1.0)
+        low, high = np.minimum(rects[:, :2], rects[:, 2:]), np.maximum(rects[:, :2], rects[:, 2:])
+        self.array: NDArray[np.float64] = np.clip(np.concatenate([low, high], axis=1), 0.0, 1.0)
         self.array.flags.writeable = False
 
     @classmethod

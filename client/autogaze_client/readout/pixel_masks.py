@@ -53,7 +53,7 @@ def fixation_image_mask_tensor(
             painted = _paint_on_host(rects, height, width)[None, None]
             return painted if batch == 1 else np.repeat(painted, batch, axis=0)
         rects = library.asarray(rects)
-        active = library.arange(len(rects)) * 0 + 1
+        active = library.int64(rects[:, 0] < rects[:, 1])
     else:
         library = library_of(points=points) if like is None else library_of(points=points, like=like)
         if points.ndim != 2 or points.shape[1] not in (6, 7):
