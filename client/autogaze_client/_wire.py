@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,16 @@ from numpy.typing import NDArray
 
 from autogaze_client._errors import AutoGazeError, InferenceError, InvalidInputError
 from autogaze_client.generated import AutoGazeGenerateOutput
+from autogaze_client.knobs import (
+    check_frames,
+    check_gazing_ratio,
+    check_max_gaze_tokens,
+    check_target_scales,
+    check_task_loss_requirement,
+    check_top_k,
+    check_whole_number,
+    is_single_item_list,
+)
 from autogaze_client.layouts import layouts_from_grids
 from autogaze_client.modes import AutoGazeInferenceMode
 from autogaze_client.result import GazeResult, GazeTimings, SourceSize
@@ -44,28 +53,6 @@ OUTPUTS: Mapping[str, type[np.generic]] = {
 
 # gRPC and protobuf stop at 2^31 - 1 bytes a message; the rest of the request fits in the margin.
 _MAX_PAYLOAD_BYTES = 2**31 - 2**20
-
-
-def _number(name: str, value: object, rule: str) -> float:
-    # A bool is a Real; it is never meant as a ratio.
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
-        raise InvalidInputError(f"{name} is {value!r}; it must be {rule}")
-    return float(value)
-
-
-def _positive_int(name: str, value: object, rule: str) -> int:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
-        raise InvalidInputError(f"{name} is {value!r}; it must be {rule}")
-    if not 1 <= int(value) < 2**31:
-        raise InvalidInputError(f"{name} is {int(value)}; it must be {rule}, below 2^31")
-    return int(value)
-
-
-def _each(value: object) -> list[object] | None:
-    """The items of a sequence or 1-D array, or None for a scalar."""
-    if isinstance(value, np.ndarray):
-        return list(value) if value.ndim == 1 else None
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else None
 
 
 @dataclass(frozen=True)
@@ -117,18 +104,15 @@ class GazeOptions:
         """
         tensors: dict[str, NDArray[Any]] = {"MODE": np.array([[self.inference_mode.code]], np.int32)}
         if self.gazing_ratio is not None:
-            tensors["GAZING_RATIO"] = self._ratios(frames)
+            tensors["GAZING_RATIO"] = check_gazing_ratio(self.gazing_ratio, frames)[None]
         if self.task_loss_requirement is not None:
-            rule = "a finite number >= 0 (a reconstruction loss; 0.7 is the published default)"
-            requirement = _number("task_loss_requirement", self.task_loss_requirement, rule)
-            if not (math.isfinite(requirement) and requirement >= 0):
-                raise InvalidInputError(f"task_loss_requirement is {requirement}; it must be {rule}")
+            requirement = check_task_loss_requirement(self.task_loss_requirement)
             tensors["TASK_LOSS_REQUIREMENT"] = np.array([[requirement]], np.float32)
         if self.max_gaze_tokens_each_frame is not None:
-            tensors["MAX_GAZE_TOKENS"] = self._max_tokens(frames)
+            caps = check_max_gaze_tokens(self.max_gaze_tokens_each_frame, frames)
+            tensors["MAX_GAZE_TOKENS"] = caps.astype(np.int32)[None]
         if self.top_k is not None:
-            top_k = _positive_int("top_k", self.top_k, "an integer >= 1, or None for no minimum")
-            tensors["TOP_K"] = np.array([[top_k]], np.int32)
+            tensors["TOP_K"] = np.array([[check_top_k(self.top_k)]], np.int32)
         if (self.target_scales is None) != (self.target_patch_size is None):
             raise InvalidInputError(
                 f"target_scales is {self.target_scales!r} and target_patch_size is "
@@ -136,48 +120,12 @@ class GazeOptions:
                 "they describe one target model: pass both or neither"
             )
         if self.target_scales is not None:
-            scales = _each(self.target_scales)
-            if not scales:
-                raise InvalidInputError(
-                    f"target_scales is {self.target_scales!r}; it must be a list of image sizes in pixels, "
-                    "as in [56, 112, 196, 392]"
-                )
-            sizes = [_positive_int("target_scales", scale, "integers >= 1, in pixels") for scale in scales]
-            patch = _positive_int("target_patch_size", self.target_patch_size, "an integer >= 1, in pixels")
+            sizes = check_target_scales(self.target_scales)
+            rule = "a whole number of at least 1, in pixels"
+            patch = check_whole_number("target_patch_size", self.target_patch_size, rule)
             tensors["TARGET_SCALES"] = np.array([sizes], np.int32)
             tensors["TARGET_PATCH_SIZE"] = np.array([[patch]], np.int32)
         return tensors
-
-    def _ratios(self, frames: int | None) -> NDArray[np.float32]:
-        rule = "a number in (0, 1], or one a frame; use 1 for every token"
-        items = self._items("gazing_ratio", self.gazing_ratio, frames)
-        ratios = [_number("gazing_ratio", item, rule) for item in items]
-        for ratio in ratios:
-            if not 0 < ratio <= 1:
-                raise InvalidInputError(f"gazing_ratio is {ratio}; it must be {rule}")
-        return np.array([ratios], np.float32)
-
-    def _max_tokens(self, frames: int | None) -> NDArray[np.int32]:
-        rule = "an integer >= 1, or one a frame"
-        items = self._items("max_gaze_tokens_each_frame", self.max_gaze_tokens_each_frame, frames)
-        return np.array(
-            [[_positive_int("max_gaze_tokens_each_frame", item, rule) for item in items]], np.int32
-        )
-
-    @staticmethod
-    def _items(name: str, value: object, frames: int | None) -> list[object]:
-        items = _each(value)
-        if items is None:
-            return [value]
-        if not items:
-            raise InvalidInputError(f"{name} is an empty list; pass one value, or one for each frame")
-        # A list of one is not a scalar: its author meant a clip of one frame.
-        if frames is not None and len(items) != frames:
-            raise InvalidInputError(
-                f"{name} has {len(items)} values, but the clip has {frames} frames; "
-                "pass one value, or one for each frame (of a video: each frame of every window)"
-            )
-        return items
 
 
 def clip_tensors(frames: NDArray[np.uint8], options: GazeOptions) -> dict[str, NDArray[Any]]:
@@ -190,19 +138,7 @@ def clip_tensors(frames: NDArray[np.uint8], options: GazeOptions) -> dict[str, N
     Raises:
         InvalidInputError: the frames are of another type or shape, or too large for one request.
     """
-    shape = "x".join(map(str, frames.shape))
-    if frames.dtype != np.uint8:
-        raise InvalidInputError(
-            f"frames are {frames.dtype}; they must be uint8 in 0..255 "
-            "(for floats in 0..1: (frames * 255).round().astype(np.uint8))"
-        )
-    if frames.ndim != 4 or frames.shape[3] not in (3, 4):
-        hint = "; add a time axis: frames[None]" if frames.ndim == 3 and frames.shape[2] in (3, 4) else ""
-        raise InvalidInputError(
-            f"frames have shape [{shape}]; it must be [T, H, W, 3] (RGB) or [T, H, W, 4] (RGBA){hint}"
-        )
-    if 0 in frames.shape:
-        raise InvalidInputError(f"frames have shape [{shape}]; T, H and W must be at least 1")
+    check_frames(frames)
     _check_payload(frames.nbytes, f"{frames.shape[0]} frames", "send fewer frames a request")
     return {"FRAMES": np.ascontiguousarray(frames)[None], **options.tensors(frames.shape[0])}
 
@@ -242,11 +178,19 @@ def video_tensors(video: bytes, options: GazeOptions) -> dict[str, NDArray[Any]]
     """Inputs of a request for an encoded video file, which the server decodes.
 
     Raises:
-        InvalidInputError: it is empty, or too large for one request.
+        InvalidInputError: it is empty, or too large for one request, or a knob is a list of one: on the wire
+            that is one value for every frame, and nobody here knows how many the video has.
     """
     if not video:
         raise InvalidInputError("the encoded video has 0 bytes; pass the content of a video file")
     _check_payload(len(video), "the encoded video", "pass its path, so that it is sent in windows")
+    for name in ("gazing_ratio", "max_gaze_tokens_each_frame"):
+        value = getattr(options, name)
+        if is_single_item_list(value):
+            raise InvalidInputError(
+                f"{name} is {value!r}, but how many frames the encoded video has is not known before the server "
+                f"decodes it; pass {value[0]!r} for every frame"
+            )
     return {"VIDEO": np.frombuffer(video, np.uint8)[None], **options.tensors(None)}
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from autogaze_client._errors import InvalidInputError
+from autogaze_client.knobs import check_gazing_ratio, check_max_gaze_tokens, check_task_loss_requirement
 from numpy.typing import NDArray
 
 from autogaze_backend.spec import ModelSpec
@@ -54,13 +54,14 @@ def resolve_budget(
     Args:
         spec: the architecture and its defaults.
         frames: T.
-        gazing_ratio: in (0, 1], one or one a frame.
+        gazing_ratio: in (0, 1], one or one a frame. An array of one value is one for every frame, as on the
+            wire; a list of one is for a clip of one frame.
         task_loss_requirement: finite and at least 0.
-        max_gaze_tokens_each_frame: at least 1, one or one a frame.
+        max_gaze_tokens_each_frame: at least 1, one or one a frame, as ``gazing_ratio``.
 
     Raises:
-        InvalidInputError: a value outside its range, a list of another length than the clip, or neither
-            given where the checkpoint has no fixed default.
+        InvalidInputError: a value of another type or outside its range, a list of another length than the
+            clip, or neither given where the checkpoint has no fixed default.
     """
     full = spec.tokens_per_frame
     caps = np.full(frames, full, np.int64)
@@ -73,41 +74,10 @@ def resolve_budget(
             )
         gazing_ratio, requirement = spec.default_gazing_ratio, spec.default_task_loss_requirement
     if task_loss_requirement is not None:
-        if not math.isfinite(task_loss_requirement) or task_loss_requirement < 0:
-            raise InvalidInputError(
-                f"task_loss_requirement is {task_loss_requirement}; it must be finite and at least 0 "
-                "(0.7 is usual; a smaller one keeps more tokens)"
-            )
-        requirement = float(task_loss_requirement)
+        requirement = check_task_loss_requirement(task_loss_requirement)
     if gazing_ratio is not None:
-        ratios = _per_frame("gazing_ratio", np.asarray(gazing_ratio, np.float32), frames)
-        if not ((ratios > 0) & (ratios <= 1)).all():
-            raise InvalidInputError(
-                f"gazing_ratio is {_show(gazing_ratio)}; it must be above 0 and at most 1"
-            )
+        ratios = check_gazing_ratio(gazing_ratio, frames)
         caps = np.minimum(caps, np.maximum((ratios * np.float32(full)).astype(np.int64), 1))
     if max_gaze_tokens_each_frame is not None:
-        raw = np.asarray(max_gaze_tokens_each_frame)
-        if raw.dtype.kind not in "iu":
-            raise InvalidInputError(
-                f"max_gaze_tokens_each_frame is {_show(max_gaze_tokens_each_frame)}; it must be whole numbers"
-            )
-        tokens = _per_frame("max_gaze_tokens_each_frame", raw.astype(np.int64), frames)
-        if (tokens < 1).any():
-            raise InvalidInputError(
-                f"max_gaze_tokens_each_frame is {_show(max_gaze_tokens_each_frame)}; it must be at least 1"
-            )
-        caps = np.minimum(caps, tokens)
+        caps = np.minimum(caps, check_max_gaze_tokens(max_gaze_tokens_each_frame, frames))
     return Budget(caps, requirement)
-
-
-def _per_frame(name: str, values: NDArray, frames: int) -> NDArray:  # type: ignore[type-arg]
-    if values.ndim > 1 or values.size not in (1, frames):
-        raise InvalidInputError(
-            f"{name} has {values.size} values for {frames} frames; pass one, or one a frame"
-        )
-    return np.broadcast_to(values.reshape(-1), (frames,))
-
-
-def _show(value: object) -> str:
-    return str(np.asarray(value).tolist())

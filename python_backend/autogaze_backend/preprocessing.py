@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from autogaze_client import knobs
 from autogaze_client._errors import CheckpointError, InvalidInputError, MissingExtraError
 from numpy.typing import NDArray
 
@@ -96,17 +97,7 @@ def check_frames(frames: NDArray[Any]) -> Frames:
     Raises:
         InvalidInputError: another type, rank, channel count, or an empty axis.
     """
-    if frames.dtype != np.uint8:
-        raise InvalidInputError(f"frames are {frames.dtype}; pass uint8 values from 0 to 255")
-    if frames.ndim != 4 or frames.shape[3] not in (3, 4):
-        raise InvalidInputError(
-            f"frames have shape {list(frames.shape)}; pass [T, H, W, 3] (RGB) or [T, H, W, 4] (RGBA)"
-        )
-    if 0 in frames.shape:
-        raise InvalidInputError(
-            f"frames have shape {list(frames.shape)}; frames, height and width must be at least 1"
-        )
-    return frames
+    return knobs.check_frames(frames)
 
 
 def shortest_edge_size(height: int, width: int, edge: int) -> tuple[int, int]:

@@ -76,24 +76,41 @@ def test_encoded_video_is_one_byte_tensor():
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"gazing_ratio": 0}, r"gazing_ratio is 0\.0; it must be a number in \(0, 1\]"),
+        ({"gazing_ratio": 0}, r"gazing_ratio is 0; it must be above 0 and at most 1"),
         ({"gazing_ratio": 1.5}, r"gazing_ratio is 1\.5"),
         ({"gazing_ratio": math.nan}, "gazing_ratio is nan"),
-        ({"gazing_ratio": [0.5, -1]}, r"gazing_ratio is -1\.0"),
+        ({"gazing_ratio": [0.5, -1]}, r"gazing_ratio\[1\] is -1; it must"),
+        ({"gazing_ratio": 1e-60}, "gazing_ratio is 1e-60; it must be above 0"),
+        ({"gazing_ratio": 10**400}, "gazing_ratio is 1000"),
+        ({"gazing_ratio": [[0.5]]}, r"gazing_ratio\[0\] is \[0\.5\]"),
+        ({"gazing_ratio": np.ones((2, 1))}, r"gazing_ratio has shape \[2, 1\] \(2 values\); pass one value"),
+        ({"gazing_ratio": np.array([True, True])}, r"gazing_ratio\[0\] is True"),
         ({"gazing_ratio": []}, "gazing_ratio is an empty list"),
         ({"gazing_ratio": "half"}, "gazing_ratio is 'half'"),
         ({"gazing_ratio": True}, "gazing_ratio is True"),
-        ({"task_loss_requirement": -0.1}, r"task_loss_requirement is -0\.1; it must be a finite number >= 0"),
+        (
+            {"task_loss_requirement": -0.1},
+            r"task_loss_requirement is -0\.1; it must be a number, finite and at least 0",
+        ),
+        ({"task_loss_requirement": 1e39}, r"task_loss_requirement is 1e\+39"),
+        ({"task_loss_requirement": [0.7]}, r"task_loss_requirement is \[0\.7\]"),
         ({"task_loss_requirement": math.inf}, "task_loss_requirement is inf"),
         ({"task_loss_requirement": math.nan}, "task_loss_requirement is nan"),
-        ({"max_gaze_tokens_each_frame": 0}, "max_gaze_tokens_each_frame is 0; it must be an integer >= 1"),
+        (
+            {"max_gaze_tokens_each_frame": 0},
+            "max_gaze_tokens_each_frame is 0; it must be whole numbers of at least 1",
+        ),
         ({"max_gaze_tokens_each_frame": 2.5}, r"max_gaze_tokens_each_frame is 2\.5"),
         ({"max_gaze_tokens_each_frame": [1, 2**31]}, "below 2\\^31"),
-        ({"top_k": 0}, "top_k is 0; it must be an integer >= 1"),
+        ({"max_gaze_tokens_each_frame": [True, 5]}, r"max_gaze_tokens_each_frame\[0\] is True"),
+        ({"top_k": 2.0}, r"top_k is 2\.0"),
+        ({"top_k": 0}, "top_k is 0; it must be a whole number of at least 1"),
         ({"target_scales": [56, 112]}, "pass both or neither"),
         ({"target_patch_size": 14}, "pass both or neither"),
         ({"target_scales": [], "target_patch_size": 14}, "must be a list of image sizes"),
-        ({"target_scales": [0], "target_patch_size": 14}, "target_scales is 0"),
+        ({"target_scales": [0], "target_patch_size": 14}, r"target_scales\[0\] is 0"),
+        ({"target_scales": np.array(56), "target_patch_size": 14}, "must be a list of image sizes"),
+        ({"target_scales": "56", "target_patch_size": 14}, "must be a list of image sizes"),
         ({"target_scales": [56], "target_patch_size": 0}, "target_patch_size is 0"),
         ({"mode": "zoom"}, "'zoom' is no inference mode"),
     ],
@@ -106,8 +123,24 @@ def test_bad_knobs_are_refused(knobs, message):
 @pytest.mark.parametrize("knob", ["gazing_ratio", "max_gaze_tokens_each_frame"])
 @pytest.mark.parametrize("count", [1, 3])
 def test_lists_must_match_the_frames(knob, count):
-    with pytest.raises(InvalidInputError, match=f"{knob} has {count} values, but the clip has 2 frames"):
+    with pytest.raises(InvalidInputError, match=f"{knob} has {count} values for 2 frames"):
         clip_tensors(FRAMES, GazeOptions(**{knob: [1] * count}))
+
+
+@pytest.mark.parametrize("knob", ["gazing_ratio", "max_gaze_tokens_each_frame"])
+def test_an_array_of_one_is_one_value_for_every_frame(knob):
+    options = GazeOptions(**{knob: np.array([1])})
+    assert {tensor.shape for name, tensor in clip_tensors(FRAMES, options).items() if name != "FRAMES"} == {
+        (1, 1)
+    }
+
+
+@pytest.mark.parametrize("knob", ["gazing_ratio", "max_gaze_tokens_each_frame"])
+def test_a_list_of_one_for_a_video_of_unknown_length_is_refused(knob):
+    """On the wire it would hold for every frame; elsewhere it is for a clip of one."""
+    with pytest.raises(InvalidInputError, match=rf"{knob} is \[1\], but how many frames.*pass 1 for every"):
+        video_tensors(b"v", GazeOptions(**{knob: [1]}))
+    assert video_tensors(b"v", GazeOptions(**{knob: 1}))
 
 
 @pytest.mark.parametrize("requirement", [0, 0.7, 5])
@@ -119,11 +152,11 @@ def test_any_finite_requirement_from_zero_is_sent(requirement):
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        (FRAMES.astype(np.float32), "frames are float32; they must be uint8"),
+        (FRAMES.astype(np.float32), r"frames are float32; pass uint8 values from 0 to 255 \(of floats"),
         (FRAMES[0], r"add a time axis: frames\[None\]"),
-        (FRAMES[..., :2], r"\[2x4x5x2\]; it must be \[T, H, W, 3\]"),
-        (FRAMES[:0], "T, H and W must be at least 1"),
-        (FRAMES[:, :, :0], "T, H and W must be at least 1"),
+        (FRAMES[..., :2], r"\[2, 4, 5, 2\]; pass \[T, H, W, 3\]"),
+        (FRAMES[:0], "frames, height and width must be at least 1"),
+        (FRAMES[:, :, :0], "frames, height and width must be at least 1"),
     ],
 )
 def test_bad_frames_are_refused(frames, message):
