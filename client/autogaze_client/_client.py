@@ -20,6 +20,7 @@ from autogaze_client._requests import (
     GazeSource,
     Request,
     VideoSource,
+    check_not_of_a_path,
     finish,
     in_context,
     single_request,
@@ -76,7 +77,7 @@ class GazeClient:
 
     def gaze(
         self,
-        source: GazeSource,
+        frames: GazeSource,
         *,
         mode: AutoGazeInferenceMode | str = AutoGazeInferenceMode.RESIZE_TO_MODEL_INPUT,
         gazing_ratio: float | Sequence[float] | NDArray[Any] | None = None,
@@ -85,7 +86,7 @@ class GazeClient:
         target_scales: Sequence[int] | None = None,
         target_patch_size: int | None = None,
         top_k: int | None = None,
-        window_frames: int = 16,
+        window_frames: int | None = None,
         start_frame: int = 0,
         max_frames: int | None = None,
         progress: bool = False,
@@ -102,7 +103,7 @@ class GazeClient:
         ``max_gaze_tokens_each_frame`` are both caps: the smaller holds.
 
         Args:
-            source: uint8 ``[T, H, W, 3 or 4]``, a path, or the bytes of an encoded video.
+            frames: uint8 ``[T, H, W, 3 or 4]``, a path, or the bytes of an encoded video.
             mode: how a frame becomes the model's square input.
             gazing_ratio: share of a frame's tokens to choose at most, in (0, 1]; one value or one a frame.
             task_loss_requirement: stop a frame once its predicted reconstruction loss is at or below this.
@@ -110,14 +111,15 @@ class GazeClient:
             target_scales: image sizes in pixels of the scales to adapt to; with ``target_patch_size``.
             target_patch_size: patch size in pixels of those scales.
             top_k: fixations wanted at least, >= 1.
-            window_frames: of a path: frames a request. Lists of one value a frame are for each window.
+            window_frames: of a path: frames a request; None = 16. Lists of one value a frame are for each window.
             start_frame: of a path: frames to skip first.
             max_frames: of a path: frames to send at most.
             progress: of a path: draw a progress bar, where rich is installed.
             timeout: seconds a request may take; None = ``timeouts.request``.
 
         Raises:
-            InvalidInputError: an argument breaks its rule (before anything is sent), or the server says so.
+            InvalidInputError: an argument breaks its rule, or is of a path where none was given (before
+                anything is sent), or the server says so.
             VideoDecodeError: the video is missing, damaged, truncated, or no video.
             ServerUnavailableError: no server answers, or it sheds load.
             DeadlineExceededError: a request took longer than its timeout.
@@ -134,12 +136,13 @@ class GazeClient:
             top_k,
         )
         check_seconds("timeout", timeout)
-        video = video_source(source, window_frames, start_frame, max_frames)
-        if isinstance(source, str | Path):
+        if isinstance(frames, str | Path):
+            video = video_source(frames, window_frames, start_frame, max_frames)
             return GazeResult.concatenate(
                 list(self._windows(video, video.open(), options, progress, timeout))
             )
-        return self._send(single_request(source, options, video), options, timeout)
+        check_not_of_a_path(window_frames, start_frame, max_frames, progress)
+        return self._send(single_request(frames, options), options, timeout)
 
     def iter_gaze(
         self,
@@ -152,7 +155,7 @@ class GazeClient:
         target_scales: Sequence[int] | None = None,
         target_patch_size: int | None = None,
         top_k: int | None = None,
-        window_frames: int = 16,
+        window_frames: int | None = None,
         start_frame: int = 0,
         max_frames: int | None = None,
         progress: bool = False,

@@ -73,7 +73,7 @@ def check_url(url: str) -> str:
     """Checks that ``url`` is ``host:port`` and returns it.
 
     Raises:
-        InvalidInputError: it has a scheme or no port.
+        InvalidInputError: it has a scheme, or no port from 1 to 65535.
     """
     if "://" in url:
         raise InvalidInputError(
@@ -81,8 +81,10 @@ def check_url(url: str) -> str:
             "(for TLS pass tls=TLSConfig())"
         )
     host, _, port = url.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not (port.isascii() and port.isdigit()):
         raise InvalidInputError(f"url is {url!r}; it must be host:port, as in 'localhost:8001'")
+    if not 1 <= int(port) <= 65535:
+        raise InvalidInputError(f"url is {url!r}, but a port is from 1 to 65535, as in 'localhost:8001'")
     return url
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +15,24 @@ from autogaze_client._wire import GazeOptions, Tensors, clip_tensors, decode_res
 from autogaze_client.result import GazeResult, GazeTimings
 from autogaze_client.video import VideoReader
 
-__all__ = ["IN_FLIGHT", "GazeSource", "Request", "VideoSource", "finish", "in_context", "single_request"]
+__all__ = [
+    "IN_FLIGHT",
+    "WINDOW_FRAMES",
+    "GazeSource",
+    "Request",
+    "VideoSource",
+    "check_not_of_a_path",
+    "finish",
+    "in_context",
+    "single_request",
+    "video_source",
+]
 
 GazeSource = NDArray[np.uint8] | str | Path | bytes
 """uint8 frames ``[T, H, W, 3 or 4]``, the path of a video, or the bytes of an encoded video."""
+
+WINDOW_FRAMES = 16
+"""Frames of a window where the caller does not say: what the published model was trained on."""
 
 IN_FLIGHT = 2
 """Windows of a video that are with the server at a time: one computes while the next travels."""
@@ -54,7 +67,7 @@ class VideoSource:
     """
 
     path: Path
-    window_frames: int = 16
+    window_frames: int = WINDOW_FRAMES
     start_frame: int = 0
     max_frames: int | None = None
 
@@ -99,26 +112,42 @@ class VideoSource:
             first = last + 1
 
 
-def single_request(source: object, options: GazeOptions, video: VideoSource) -> Request:
+def single_request(frames: object, options: GazeOptions) -> Request:
     """The request for an array of frames or the bytes of an encoded video.
 
     Raises:
-        InvalidInputError: another type, bad frames, or options that only a path has.
+        InvalidInputError: another type, or bad frames.
     """
-    if not isinstance(source, np.ndarray | bytes | bytearray | memoryview):
-        raise InvalidInputError(
-            f"the source is a {type(source).__name__}; pass uint8 frames [T, H, W, 3 or 4] as a numpy array, "
-            "the path of a video, or the bytes of an encoded video"
-        )
-    if video.start_frame or video.max_frames is not None:
-        raise InvalidInputError(
-            f"start_frame is {video.start_frame} and max_frames is {video.max_frames}, but only a "
-            "path is read "
-            "frame by frame here; slice the array, or pass the video's path"
-        )
-    if isinstance(source, np.ndarray):
-        return Request(clip_tensors(source, options), frames=len(source) if source.ndim else 0)
-    return Request(video_tensors(bytes(source), options))
+    if isinstance(frames, np.ndarray):
+        return Request(clip_tensors(frames, options), frames=len(frames))
+    if isinstance(frames, bytes | bytearray | memoryview):
+        return Request(video_tensors(bytes(frames), options))
+    raise InvalidInputError(
+        f"frames is a {type(frames).__name__}; pass uint8 frames [T, H, W, 3 or 4] as a numpy array, the path of a "
+        "video, or the bytes of an encoded video"
+    )
+
+
+def check_not_of_a_path(
+    window_frames: int | None, start_frame: int, max_frames: int | None, progress: bool
+) -> None:
+    """Refuses, for an array or bytes, the arguments that only a path has.
+
+    Raises:
+        InvalidInputError: one of them was given.
+    """
+    given = {
+        "window_frames": (window_frames, window_frames is not None),
+        "start_frame": (start_frame, start_frame != 0),
+        "max_frames": (max_frames, max_frames is not None),
+        "progress": (progress, bool(progress)),
+    }
+    for name, (value, is_given) in given.items():
+        if is_given:
+            raise InvalidInputError(
+                f"{name} is {value}, but only a path is read in windows here, while an array or bytes are one request; "
+                "slice the array, or pass the video's path"
+            )
 
 
 def finish(outputs: Tensors, request: Request, options: GazeOptions, request_ms: float) -> GazeResult:
@@ -142,7 +171,18 @@ def in_context(error: AutoGazeError, request: Request) -> AutoGazeError:
     return type(error)(f"{request.context}: {error}") if request.context else error
 
 
-def video_source(source: Any, window_frames: int, start_frame: int, max_frames: int | None) -> VideoSource:
-    """The windows of ``source``, a path; other sources get an empty path, which is never opened."""
-    path = Path(source) if isinstance(source, str | Path) else Path()
-    return VideoSource(path, window_frames, start_frame, max_frames)
+def video_source(
+    path: object, window_frames: int | None, start_frame: int, max_frames: int | None
+) -> VideoSource:
+    """The windows of the video at ``path``.
+
+    Raises:
+        InvalidInputError: it is no path, or ``window_frames`` is below 1.
+    """
+    if not isinstance(path, str | Path):
+        raise InvalidInputError(
+            f"path is a {type(path).__name__}; only a video's path is read in windows: pass one, or give the array or "
+            "bytes to gaze()"
+        )
+    windows = WINDOW_FRAMES if window_frames is None else window_frames
+    return VideoSource(Path(path), windows, start_frame, max_frames)

@@ -74,6 +74,7 @@ class FakeServer:
         self.in_flight = 0
         self.most_in_flight = 0
         self.delay = threading.Event()
+        self.delay_s = 0.02
         self._lock = threading.Lock()
 
     def infer(self, model, inputs, outputs: Iterable[str], timeout: float | None):
@@ -82,7 +83,7 @@ class FakeServer:
             self.timeouts.append(timeout)
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        self.delay.wait(0.02)
+        self.delay.wait(self.delay_s)
         with self._lock:
             self.in_flight -= 1
         if self.fail_if(inputs):

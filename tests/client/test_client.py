@@ -79,6 +79,7 @@ def test_part_of_a_path(client, server, video):
 
 
 def test_windows_come_as_they_finish_with_two_in_flight(client, server, video):
+    server.delay_s = 0.1
     windows = client.iter_gaze(video, window_frames=4)
     first = next(windows)
     assert first.source_size.frames == 4
@@ -118,9 +119,11 @@ def test_a_truncated_video_gives_its_whole_windows_first(client, truncated):
 @pytest.mark.parametrize(
     ("source", "knobs", "message"),
     [
-        (CLIP.tolist(), {}, "the source is a list"),
+        (CLIP.tolist(), {}, "frames is a list"),
         (CLIP, {"max_frames": 2}, "slice the array"),
         (b"video", {"start_frame": 2}, "slice the array"),
+        (CLIP, {"window_frames": 16}, "window_frames is 16, but only a path is read in windows"),
+        (b"video", {"progress": True}, "progress is True, but only a path"),
         (CLIP, {"timeout": 0}, "timeout is 0"),
         (CLIP, {"gazing_ratio": 2}, "gazing_ratio is 2"),
         ("clip.mp4", {"window_frames": 0}, "window_frames is 0"),
@@ -129,6 +132,21 @@ def test_a_truncated_video_gives_its_whole_windows_first(client, truncated):
 def test_bad_arguments_are_refused_before_anything_is_sent(client, server, source, knobs, message):
     with pytest.raises(InvalidInputError, match=message):
         client.gaze(source, **knobs)
+    assert server.requests == []
+
+
+def test_the_first_argument_is_called_frames(client):
+    assert client.gaze(frames=CLIP).source_size.frames == 3
+
+
+@pytest.mark.parametrize("source", [CLIP, b"video"])
+def test_only_a_path_is_read_in_windows(client, server, source):
+    twin = AsyncGazeClient(transport=AsyncFakeServer())
+    for iter_gaze in (client.iter_gaze, twin.iter_gaze):
+        with pytest.raises(
+            InvalidInputError, match=r"path is a \w+; only a video's path is read in windows.*gaze\(\)"
+        ):
+            iter_gaze(source)
     assert server.requests == []
 
 
@@ -168,7 +186,18 @@ def test_a_context_manager_closes(server):
     assert server.closed
 
 
-@pytest.mark.parametrize("url", ["http://localhost:8001", "localhost", "localhost:grpc", ":8001"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:8001",
+        "localhost",
+        "localhost:grpc",
+        ":8001",
+        "localhost:99999",
+        "localhost:0",
+        "localhost:²",
+    ],
+)
 def test_bad_urls_are_refused(url):
     with pytest.raises(InvalidInputError, match="url is"):
         GazeClient(url)
@@ -189,11 +218,14 @@ async def test_async_twin_gives_the_same(client, video):
     async with AsyncGazeClient(transport=AsyncFakeServer()) as twin:
         ours, theirs = await twin.gaze(video, window_frames=8), client.gaze(video, window_frames=8)
         assert ours.trace == theirs.trace
-        assert (await twin.gaze(CLIP)).trace == client.gaze(CLIP).trace
+        assert (await twin.gaze(frames=CLIP)).trace == client.gaze(CLIP).trace
+        with pytest.raises(InvalidInputError, match="progress is True, but only a path"):
+            await twin.gaze(CLIP, progress=True)
 
 
 async def test_async_windows(video):
     server = AsyncFakeServer()
+    server.delay_s = 0.2
     client = AsyncGazeClient(transport=server)
     sizes = [part.source_size.frames async for part in client.iter_gaze(video, window_frames=10)]
     assert sizes == [10, 10, 10, 7]
@@ -210,7 +242,7 @@ async def test_async_errors(video, truncated):
         await client.gaze(video)
     with pytest.raises(VideoDecodeError, match="truncated"):
         await AsyncGazeClient(transport=AsyncFakeServer()).gaze(truncated)
-    with pytest.raises(InvalidInputError, match="the source is a int"):
+    with pytest.raises(InvalidInputError, match="frames is a int"):
         await client.gaze(3)
     server.ready_after = 10**6
     with pytest.raises(ServerUnavailableError, match=r"not ready after 0\.3 s"):
