@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from autogaze_client.visualize import (
     side_by_side,
 )
 
-__all__ = ["ReportPaths", "write_report"]
+__all__ = ["ReportPaths", "check_report_extras", "write_report"]
+
+_EXTRAS = {"av": "video", "PIL": "viz"}
 
 _SHEET_FRAMES = 16
 _SHEET_COLUMNS = 4
@@ -46,6 +49,19 @@ class ReportPaths:
     contact_sheet: Path
 
 
+def check_report_extras() -> None:
+    """Makes sure that a report can be written: call it before the work that the report is about.
+
+    Raises:
+        MissingExtraError: PyAV or Pillow is not installed.
+    """
+    for module, extra in _EXTRAS.items():
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise MissingExtraError.for_extra("writing a report", extra, error) from error
+
+
 def write_report(
     out_dir: str | Path,
     video_path: str | Path,
@@ -68,6 +84,7 @@ def write_report(
         VideoDecodeError: the video cannot be read, or is shorter than the result.
         MissingExtraError: PyAV or Pillow is not installed.
     """
+    check_report_extras()
     size = result.source_size
     reader = VideoReader(video_path, start_frame=start_frame, max_frames=size.frames)
     if (reader.width, reader.height) != (size.width, size.height):
@@ -133,8 +150,6 @@ def _write_mask_video(path: Path, reader: VideoReader, result: GazeResult) -> ND
 
 
 def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingExtraError.for_extra("writing a PNG", "viz", error) from error
+    from PIL import Image
+
     Image.fromarray(image).save(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = ["ModelStatistics", "ServerStatistics"]
@@ -51,10 +50,6 @@ class ServerStatistics:
                 )
         return ServerStatistics(tuple(changes))
 
-    def request_ms(self, models: Sequence[str] | None = None) -> dict[str, float]:
-        """Mean milliseconds a request spent in each model, waiting included; all models, or those named."""
-        return {
-            stats.model: stats.total_ns / stats.requests / 1e6
-            for stats in self.models
-            if stats.requests and (models is None or stats.model in models)
-        }
+    def request_ms(self) -> dict[str, float]:
+        """Mean milliseconds that a request spent in each model, waiting included."""
+        return {stats.model: stats.total_ns / stats.requests / 1e6 for stats in self.models if stats.requests}

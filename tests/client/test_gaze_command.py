@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import autogaze_client._client as client_module
 import pytest
@@ -56,3 +57,14 @@ def test_an_expected_error_is_one_line(server, video, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("autogaze gaze: gazing_ratio is 3.0")
     assert _cli.main(["gaze", "missing.mp4", "--out", str(tmp_path)]) == 1
     assert "there is no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("module", "extra"), [("PIL", "viz"), ("av", "video")])
+def test_a_missing_extra_is_found_before_anything_is_sent(
+    server, video, tmp_path, capsys, monkeypatch, module, extra
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert _cli.main(["gaze", str(video), "--out", str(tmp_path / "out")]) == 1
+    assert f"pip install 'autogaze-triton[{extra}]'" in capsys.readouterr().err
+    assert server.requests == []
+    assert not (tmp_path / "out").exists()

@@ -38,8 +38,9 @@ class Command:
     def run(self, args: argparse.Namespace) -> int:
         """Runs it; returns the exit status."""
         from autogaze_client._client import GazeClient
-        from autogaze_client.report import write_report
+        from autogaze_client.report import check_report_extras, write_report
 
+        check_report_extras()
         with GazeClient(args.url) as client:
             before = client.statistics()
             started = time.perf_counter()
