@@ -7,7 +7,6 @@ from another machine, hands :func:`diagnose` an :class:`Environment` of its own.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 import shutil
@@ -30,7 +29,6 @@ __all__ = ["Check", "Environment", "Status", "diagnose"]
 MINIMUM_ONNXRUNTIME = (1, 30)
 """The graphs use opset 24, which ONNX Runtime runs completely from here on."""
 
-MINIMUM_TENSORRT = 10
 DEFAULT_PORTS = (8000, 8001, 8002)
 
 _MIB = 2**20
@@ -215,10 +213,7 @@ def _check_onnxruntime(environment: Environment) -> Check:
     name, install = "onnxruntime", "pip install 'autogaze-triton[server]'"
     version = environment.packages.get("onnxruntime-gpu") or environment.packages.get("onnxruntime")
     if version is None:
-        other = environment.tensorrt or environment.packages.get("torch")
-        status = Status.ABSENT if other else Status.FAIL
-        found = "not installed" if other else "not installed, and no other engine is either"
-        return Check(name, status, found, install)
+        return Check(name, Status.FAIL, "not installed, and it is the one engine of this version", install)
     if name in environment.import_errors:
         return Check(
             name, Status.FAIL, f"{version} does not import: {environment.import_errors[name]}", install
@@ -228,43 +223,31 @@ def _check_onnxruntime(environment: Environment) -> Check:
         return Check(name, Status.FAIL, rule, install)
     providers = environment.onnxruntime_providers
     found = f"{version} with {', '.join(providers) or 'no execution provider'}"
-    if environment.gpus and "CUDAExecutionProvider" not in providers:
-        remedy = "build the bundle with --engine tensorrt or torch, or replace it by onnxruntime-gpu"
-        return Check(name, Status.WARN, f"{found}, so it leaves the GPU unused", remedy)
+    if environment.gpus:
+        remedy = "expect the speed of the CPU; the GPU stays free for other models"
+        return Check(
+            name, Status.WARN, f"{found}; this version runs on the CPU and leaves the GPU unused", remedy
+        )
     return Check(name, Status.OK, found)
 
 
 def _check_tensorrt(environment: Environment) -> Check:
-    found = environment.tensorrt
-    install = "pip install 'autogaze-triton[tensorrt]'"
+    unused = "this version has no engine that uses it"
+    if environment.tensorrt is not None:
+        return Check("tensorrt", Status.OK, f"{environment.tensorrt}; {unused}")
     broken = [name for name in _TENSORRT_MODULES if name in environment.import_errors]
-    if found is None and broken:
-        reason = f"{broken[0]} does not import: {environment.import_errors[broken[0]]}"
-        return Check("tensorrt", Status.FAIL if environment.gpus else Status.WARN, reason, install)
-    if found is None:
-        return Check("tensorrt", Status.ABSENT, "not installed", install if environment.gpus else "")
-    module, _, version = found.partition(" ")
-    if module == "tensorrt" and _numbers(version)[:1] < (MINIMUM_TENSORRT,):
-        return Check("tensorrt", Status.FAIL, f"{found}, but 10 or newer is needed", install)
-    if not environment.gpus:
-        remedy = "build engines here if you like, and serve them on the GPU that they are for"
-        return Check("tensorrt", Status.WARN, f"{found}, and no GPU to run its engines on", remedy)
-    return Check("tensorrt", Status.OK, found)
+    if broken:
+        reason = f"{broken[0]} does not import: {environment.import_errors[broken[0]]}; {unused}"
+        return Check("tensorrt", Status.ABSENT, reason)
+    return Check("tensorrt", Status.ABSENT, f"not installed; {unused}")
 
 
 def _check_torch(environment: Environment) -> Check:
     version = environment.packages.get("torch")
     if version is None:
-        return Check("torch", Status.ABSENT, "not installed: only the torch engine and re-tracing need it")
-    if environment.torch_cuda is None:
-        found = f"{version}, built without CUDA"
-        if environment.gpus:
-            remedy = (
-                "for the torch engine on the GPU install a CUDA build: pip install 'autogaze-triton[torch]'"
-            )
-            return Check("torch", Status.WARN, found, remedy)
-        return Check("torch", Status.OK, found)
-    return Check("torch", Status.OK, f"{version}, built for CUDA {environment.torch_cuda}")
+        return Check("torch", Status.ABSENT, "not installed: only re-tracing the graphs needs it")
+    built = f"built for CUDA {environment.torch_cuda}" if environment.torch_cuda else "built without CUDA"
+    return Check("torch", Status.OK, f"{version}, {built}; only re-tracing the graphs needs it")
 
 
 def _check_optional(environment: Environment, name: str, extra: str) -> Check:
@@ -303,19 +286,14 @@ def _check_checkpoint(source: str) -> Check:
 
 def _check_bundle(bundle: Path) -> Check:
     remedy = f"write it again with 'autogaze build CHECKPOINT {bundle}'"
-    path = bundle / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Check("bundle", Status.FAIL, f"{bundle} has no manifest.json, so it is not a bundle", remedy)
-    except (OSError, ValueError) as error:
-        return Check("bundle", Status.FAIL, f"{path} cannot be read: {error}", remedy)
-    if not isinstance(manifest, dict):
-        return Check("bundle", Status.FAIL, f"{path} holds no JSON object", remedy)
-    named = [
-        f"{key} {manifest[key]}" for key in ("engine", "precision") if isinstance(manifest.get(key), str)
-    ]
-    return Check("bundle", Status.OK, ", ".join([str(bundle), *named]))
+        loaded: Any = importlib.import_module("autogaze_backend").Bundle.load(bundle)
+    except AutoGazeError as error:
+        return Check("bundle", Status.FAIL, str(error), remedy)
+    except Exception as error:
+        return Check("bundle", Status.FAIL, f"{bundle}: {type(error).__name__}: {error}", remedy)
+    found = f"{bundle}, engine {loaded.engine}, precision {loaded.precision}, every file as its manifest says"
+    return Check("bundle", Status.OK, found)
 
 
 def _shm_bytes() -> int | None:

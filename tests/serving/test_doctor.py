@@ -3,9 +3,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from autogaze_backend.serving import HostFacts
@@ -81,8 +84,8 @@ def test_shared_memory_must_hold_a_clip(size: int | None, status: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "name", "status", "found"),
     [
-        ({"packages": {}, "tensorrt": None}, "onnxruntime", "fail", "no other engine"),
-        ({"packages": {"torch": "2.9.0"}}, "onnxruntime", "absent", "not installed"),
+        ({"packages": {}, "tensorrt": None}, "onnxruntime", "fail", "not installed"),
+        ({"packages": {"torch": "2.9.0"}}, "onnxruntime", "fail", "the one engine"),
         ({"packages": {"onnxruntime": "1.29.1"}}, "onnxruntime", "fail", "1.29.1.*1.30"),
         (
             {"import_errors": {"onnxruntime": "libgomp.so.1"}},
@@ -92,12 +95,11 @@ def test_shared_memory_must_hold_a_clip(size: int | None, status: str) -> None:
         ),
         ({}, "onnxruntime", "warn", "leaves the GPU unused"),
         ({}, "tensorrt", "ok", "tensorrt 10.14.1"),
-        ({"tensorrt": "tensorrt 8.6.1"}, "tensorrt", "fail", "10 or newer"),
         ({"tensorrt": "tensorrt_rtx 1.7.1"}, "tensorrt", "ok", "1.7.1"),
-        ({"tensorrt": None, "import_errors": {"tensorrt": "libnvinfer"}}, "tensorrt", "fail", "libnvinfer"),
-        ({"gpus": ()}, "tensorrt", "warn", "no GPU"),
+        ({"tensorrt": None, "import_errors": {"tensorrt": "libnvinfer"}}, "tensorrt", "absent", "libnvinfer"),
+        ({"gpus": ()}, "tensorrt", "ok", "no engine that uses it"),
         ({"packages": {"torch": "2.9.0"}, "torch_cuda": "12.8"}, "torch", "ok", "CUDA 12.8"),
-        ({"packages": {"torch": "2.9.0+cpu"}}, "torch", "warn", "without CUDA"),
+        ({"packages": {"torch": "2.9.0+cpu"}}, "torch", "ok", "without CUDA"),
         ({"gpu_error": "driver/library version mismatch"}, "gpu", "warn", "version mismatch"),
         (
             {"server": None, "server_cache": Path("/cache")},
@@ -130,24 +132,57 @@ def test_a_folder_without_weights_fails_with_the_loaders_own_message(tmp_path: P
     assert "model.safetensors" in check.remedy
 
 
+def test_remedies_name_only_what_there_is() -> None:
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    extras = set(
+        re.findall(r"^(\w+) = \[", project.split("[project.optional-dependencies]")[1], re.MULTILINE)
+    )
+    broken = dict.fromkeys(("onnxruntime", "tensorrt"), "broken")
+    for gpus in ((), _GPU.gpus):
+        for packages in ({}, _CPU.packages, {"torch": "2.9.0+cpu"}):
+            for tensorrt in (None, "tensorrt 8.6.1"):
+                for errors in ({}, broken):
+                    environment = dataclasses.replace(
+                        _CPU, gpus=gpus, packages=packages, tensorrt=tensorrt, import_errors=errors
+                    )
+                    for check in diagnose(environment):
+                        assert set(re.findall(r"autogaze-triton\[(\w+)\]", check.remedy)) <= extras
+                        assert "--engine" not in check.remedy
+
+
+def _rewrite(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
 @pytest.mark.parametrize(
-    ("content", "status", "found"),
+    ("damage", "found"),
     [
-        (None, "fail", r"no manifest\.json"),
-        ("{", "fail", "cannot be read"),
-        ("[]", "fail", "no JSON object"),
-        ('{"engine": "onnxruntime", "precision": "exact"}', "ok", "engine onnxruntime, precision exact"),
+        (lambda bundle: (bundle / "manifest.json").unlink(), r"manifest\.json is missing"),
+        (lambda bundle: (bundle / "manifest.json").write_text("{"), "no valid JSON"),
+        (lambda bundle: (bundle / "manifest.json").write_text("[]"), "format None"),
+        (lambda bundle: _rewrite(bundle, lambda manifest: manifest.pop("spec")), "damaged"),
+        (lambda bundle: (bundle / "step.onnx").unlink(), r"lacks step\.onnx"),
+        (lambda bundle: (bundle / "step.onnx").write_bytes(b"other"), r"step\.onnx has SHA-256"),
     ],
 )
-def test_a_bundle_needs_a_readable_manifest(
-    tmp_path: Path, content: str | None, status: str, found: str
+def test_a_damaged_bundle_fails_with_the_loaders_own_message(
+    bundle: Callable[[], Path], tmp_path: Path, damage: Callable[[Path], object], found: str
 ) -> None:
-    if content is not None:
-        (tmp_path / "manifest.json").write_text(content)
-    check = _named("bundle", diagnose(_CPU, bundle=tmp_path))
-    assert check.status.value == status
+    copy = shutil.copytree(bundle(), tmp_path / "bundle")
+    damage(copy)
+    check = _named("bundle", diagnose(_CPU, bundle=copy))
+    assert check.status is Status.FAIL
     assert re.search(found, check.found)
-    assert status == "ok" or "autogaze build" in check.remedy
+    assert "autogaze build" in check.remedy
+
+
+def test_a_whole_bundle_is_fine(bundle: Callable[[], Path]) -> None:
+    check = _named("bundle", diagnose(_CPU, bundle=bundle()))
+    assert check.status is Status.OK
+    assert "engine onnxruntime, precision exact" in check.found
 
 
 def test_the_probe_agrees_with_this_machine() -> None:
