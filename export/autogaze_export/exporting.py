@@ -2,48 +2,60 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from autogaze_backend.graphs import Phase
 from autogaze_backend.spec import ModelSpec
-from autogaze_client._errors import MissingExtraError
+from autogaze_client._errors import CheckpointError, MissingExtraError
 
-from autogaze_export.checkpoint import load_checkpoint
+from autogaze_export.checkpoint import _read_json, load_checkpoint
 
 if TYPE_CHECKING:
     from autogaze_export.validation import GraphReport
 
 
-def export(source: str | Path, out_dir: str | Path) -> Iterator[tuple[Path, GraphReport]]:
-    """Traces and checks the graphs of a checkpoint's architecture.
+def export(source: str | Path, out_dir: str | Path) -> list[tuple[Path, GraphReport]]:
+    """Traces, checks and writes the graphs of a checkpoint's architecture.
 
     Args:
         source: a checkpoint (folder or hub id), or the path of a ``config.json`` alone.
-        out_dir: graphs go to ``out_dir/<architecture>/<phase>.onnx``, without weights.
+        out_dir: graphs go to ``out_dir/<architecture>/<phase>.onnx``, without weights. A graph is written
+            once it has passed its check, and never otherwise.
 
-    Yields:
+    Returns:
         Each graph's path and its check, in the order encoder, prefill, step.
 
     Raises:
         MissingExtraError: torch, onnx or onnxscript is not installed.
-        CheckpointError: the config is not supported, or a graph does not compute what torch does.
+        NotFoundError: there is no such checkpoint.
+        CheckpointError: the config is no JSON or not supported, or a graph is no valid ONNX model or does not
+            compute what torch does.
     """
     try:
+        import onnx
+
         from autogaze_export.tracing import trace
         from autogaze_export.validation import check_graph
     except ImportError as error:
         raise MissingExtraError.for_extra("`autogaze export`", "export", error) from error
     path = Path(source)
-    if path.is_file():
-        spec = ModelSpec.from_config(json.loads(path.read_text(encoding="utf-8")))
-    else:
-        spec = load_checkpoint(source).spec
+    spec = ModelSpec.from_config(_read_json(path)) if path.is_file() else load_checkpoint(source).spec
     folder = Path(out_dir) / spec.graph_name
     folder.mkdir(parents=True, exist_ok=True)
-    for phase in Phase:
-        graph = folder / f"{phase.value}.onnx"
-        graph.write_bytes(trace(spec, phase).SerializeToString(deterministic=True))
-        yield graph, check_graph(spec, phase, graph)
+    written = []
+    with TemporaryDirectory(prefix=".export-", dir=folder) as staging:
+        for phase in Phase:
+            name = f"{phase.value}.onnx"
+            staged = Path(staging) / name
+            staged.write_bytes(trace(spec, phase).SerializeToString(deterministic=True))
+            try:
+                report = check_graph(spec, phase, staged)
+            except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+                raise CheckpointError(
+                    f"the graph traced for {name} is no valid ONNX model ({error}); install the versions of torch, "
+                    "onnx and onnxscript that the extra 'export' names"
+                ) from error
+            written.append((staged.replace(folder / name), report))
+    return written
