@@ -22,7 +22,11 @@ help:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
 	  { echo "the server and the demo need Python 3.11 or 3.12, but $(PYTHON) is $$($(PYTHON) -V 2>&1); pass PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@# A venv that fails leaves its python behind, which the next run would take for a finished one.
+	@existed=$$(test -e '$(VENV)' && echo yes); $(PYTHON) -m venv '$(VENV)' || { \
+	  if test -n "$$existed"; then rm -f '$(BIN)'/python*; else rm -rf '$(VENV)'; fi; \
+	  echo "$(PYTHON) could not make the virtual environment $(VENV); on Debian and Ubuntu: apt install python3-venv" >&2; \
+	  exit 1; }
 
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
