@@ -68,8 +68,8 @@ class TrainConfig:
     own_passes: int = 3
     average: float = 0.998
     shapes: tuple[tuple[int, Shape], ...] = (
-        (6, Shape(clips=256, frames=5, slots=60, tokens=200)),
-        (3, Shape(clips=80, frames=16, slots=40, tokens=260)),
+        (5, Shape(clips=176, frames=8, slots=50, tokens=240)),
+        (4, Shape(clips=80, frames=16, slots=40, tokens=300)),
         (1, Shape(clips=256, frames=2, slots=200, tokens=300)),
     )
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

@@ -26,8 +26,8 @@ class ObjectiveConfig:
     """
 
     temperature: float = 0.08
-    stop_weight: float = 1.0
-    patch_weight: float = 1.0
+    stop_weight: float = 2.0
+    patch_weight: float = 3.0
     patch_layer: int = 2
 
 

@@ -17,8 +17,9 @@ from autogaze_training.cells import SIDE
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-# Crops that shrink the picture by more than this take its blurred copy, against aliasing.
-_SHRINK = 1.3
+# Crops that shrink the picture by more than this, at least, take its blurred copy against aliasing. Serving
+# shrinks wide frames without a filter, so some clips alias up to twice.
+_SHRINK = 1.2
 _HELD_OUT = 12
 
 
@@ -72,7 +73,7 @@ class Renderer:
         time = self._time(batch, frames)
         time = torch.where(still[:, None], 0.0, time)
         clip = self._scene(time)
-        real = self._chance(batch, 0.12)
+        real = self._chance(batch, 0.2)
         clip = torch.where(real[:, None, None, None, None], self._real_video(time), clip)
         cut = self._chance(batch, 0.12) & ~still
         if frames > 1:
@@ -120,7 +121,7 @@ class Renderer:
         which = torch.randint(count, (batch,), generator=self.generator, device=self.device)
         zoom = 0.3 + 0.7 * self._uniform(batch)
         centre = self._uniform(batch, 2, low=-1, high=1) * (1 - zoom)[:, None]
-        velocity = self._speeds(batch, 0.6, 0.15, 14.0)
+        velocity = self._speeds(batch, 0.6, 0.04, 14.0)
         shake = self._some(batch, 0.3, 0.3, 4.0)
         zooming = self._some(batch, 0.3, -0.04, 0.04)
         turning = self._some(batch, 0.25, -0.04, 0.04)
@@ -140,8 +141,21 @@ class Renderer:
             ),
             -2,
         )
-        blurred = (zoom * self.atlas.pictures.shape[-1] / SIDE > _SHRINK).long()
-        return _sample(self.atlas.pictures[blurred, which], theta)
+        limit = _SHRINK + self._uniform(batch)
+        blurred = (zoom * self.atlas.pictures.shape[-1] / SIDE > limit).long()
+        return _sample(self.atlas.pictures[blurred, which], theta, self._warp(time))
+
+    def _warp(self, time: Tensor) -> Tensor:
+        """Smooth local motion ``[B, T, 224, 224, 2]``, as of grass or cloth; some clips have none."""
+        batch, frames = time.shape
+        pixels = 0.3 * (self._uniform(batch) * math.log(20.0)).exp() * self._chance(batch, 0.45)
+        knots = torch.randn(batch, 4, 5, 5, generator=self.generator, device=self.device)
+        pace = 0.03 * (self._uniform(batch) * math.log(30.0)).exp()
+        phase = (pace[:, None] * time + self._uniform(batch, 1, high=2 * math.pi))[..., None, None, None]
+        field = knots[:, None, :2] * phase.sin() + knots[:, None, 2:] * phase.cos()
+        field = functional.interpolate(field.flatten(0, 1), size=SIDE, mode="bicubic", align_corners=False)
+        field = field.view(batch, frames, 2, SIDE, SIDE).permute(0, 1, 3, 4, 2)
+        return field * (pixels * (2 / SIDE))[:, None, None, None, None]
 
     def _real_video(self, time: Tensor) -> Tensor:
         """Frames of the training video under a fixed crop, 0 to 255."""
@@ -162,9 +176,13 @@ class Renderer:
             -2,
         )
         theta = theta[:, None].expand(-1, frames, -1, -1).reshape(batch * frames, 1, 2, 3)
+        sharp = self._chance(batch, 0.5)[:, None].expand(-1, frames).flatten()
         out = []
-        for part, where in zip(index.flatten().split(256), theta.split(256), strict=True):
-            pictures = functional.avg_pool2d(self.atlas.video[part].float(), 2)
+        for part, where, keep in zip(
+            index.flatten().split(128), theta.split(128), sharp.split(128), strict=True
+        ):
+            pictures = self.atlas.video[part]
+            pictures = torch.where(keep[:, None, None, None], pictures, _halve(pictures))
             out.append(_sample(pictures, where))
         return torch.cat(out).view(batch, frames, 3, SIDE, SIDE)
 
@@ -184,7 +202,7 @@ class Renderer:
         size = 0.08 * (self._uniform(batch) * math.log(8.0)).exp()
         aspect = (self._uniform(batch, low=-0.6, high=0.6)).exp()
         position = self._uniform(batch, 2, low=-0.9, high=0.9)
-        velocity = self._speeds(batch, 0.8, 0.3, 16.0) * (2 / SIDE)
+        velocity = self._speeds(batch, 0.8, 0.06, 16.0) * (2 / SIDE)
         sway = self._some(batch, 0.4, 0.0, 0.2)
         phase = self._uniform(batch, 3, high=2 * math.pi)
         pace = self._uniform(batch, 3, low=0.1, high=1.5)
@@ -251,14 +269,17 @@ def _halve(pictures: Tensor) -> Tensor:
     return functional.interpolate(small, size=size, mode="bilinear", align_corners=False).round().byte()
 
 
-def _sample(pictures: Tensor, theta: Tensor) -> Tensor:
-    """Crops ``[B, T, 3, 224, 224]`` of ``[B, 3, side, side]`` under ``theta`` ``[B, T, 2, 3]``."""
+def _sample(pictures: Tensor, theta: Tensor, warp: Tensor | None = None) -> Tensor:
+    """Crops ``[B, T, 3, 224, 224]`` of ``[B, 3, side, side]`` under ``theta`` ``[B, T, 2, 3]`` and a warp."""
     batch, frames = theta.shape[:2]
     axis = (torch.arange(SIDE, device=theta.device) + 0.5) * (2 / SIDE) - 1
     base = torch.stack(
         (axis.expand(SIDE, -1), axis[:, None].expand(-1, SIDE), torch.ones(SIDE, SIDE, device=theta.device)),
         -1,
     )
-    grid = (theta.flatten(0, 1) @ base.view(-1, 3).T).transpose(1, 2).reshape(batch, frames * SIDE, SIDE, 2)
+    grid = (theta.flatten(0, 1) @ base.view(-1, 3).T).transpose(1, 2).reshape(batch, frames, SIDE, SIDE, 2)
+    if warp is not None:
+        grid = grid + warp
+    grid = grid.flatten(1, 2)
     sampled = functional.grid_sample(pictures.float(), grid, padding_mode="reflection", align_corners=False)
     return sampled.view(batch, 3, frames, SIDE, SIDE).transpose(1, 2)
