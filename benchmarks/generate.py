@@ -24,7 +24,7 @@ from goldens import checkpoint, clips
 
 # The published schedule: 198 tokens in the first frame, then 10 a frame.
 QUICK_START = [198] + [10] * 15
-THREADS = len(os.sched_getaffinity(0))
+THREADS = int(os.environ.get("AUTOGAZE_THREADS", len(os.sched_getaffinity(0))))
 
 
 QUICK_NAME, WHOLE_NAME = "quick start (198 + 15 × 10)", "whole_clip (0.75, 0.7)"

@@ -81,6 +81,9 @@ class Engine(Protocol):
     def new_cache(self, rows: int) -> Any:
         """An empty cache for ``rows`` rows."""
 
+    def release(self, cache: Any) -> None:
+        """Takes back a cache that is not used any more, so that its memory may serve another."""
+
     def prefill(
         self,
         cache: Any,

@@ -279,11 +279,19 @@ class GazeModel:
         yield from zip(batch, tokens, strict=True)
 
     def _run_batch(self, rows: list[Row], gone: Callable[[], bool]) -> list[list[FrameTokens]]:
+        rows_state = RowState.start(self.engine, len(rows))
+        try:
+            return self._run_frames(rows, rows_state, gone)
+        finally:
+            self.engine.release(rows_state.cache)
+
+    def _run_frames(
+        self, rows: list[Row], rows_state: RowState, gone: Callable[[], bool]
+    ) -> list[list[FrameTokens]]:
         requirement = np.array(
             [np.nan if row.budget.requirement is None else row.budget.requirement for row in rows], np.float32
         )
         max_tokens = np.stack([row.budget.max_tokens for row in rows])
-        rows_state = RowState.start(self.engine, len(rows))
         state: Any = None
         results: list[list[FrameTokens]] = [[] for _ in rows]
         for start in range(0, rows[0].frames, _ENCODE_FRAMES):

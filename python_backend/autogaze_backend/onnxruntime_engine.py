@@ -19,9 +19,12 @@ from autogaze_backend.spec import ModelSpec
 Array = NDArray[Any]
 
 # Attention costs the whole buffer whatever the length, so the buffer follows the length closely; it
-# grows by at least an eighth, so that copying stays a small share.
+# grows by at least a quarter, so that a clip rearranges its cache every few frames, not at every one.
 _BLOCK = 128
-_GROWTH = 8
+_GROWTH = 4
+
+# Buffers of finished clips that are kept: fresh memory costs more, in page faults, than it holds.
+_SPARES = 2
 
 # What the host reads of a call, in the order of binding.
 _RECORD = ("ids", "count", "finished", "confidences", "losses", "logits", "new_chosen")
@@ -34,10 +37,10 @@ class OnnxRuntimeCache:
     fits, so that memory is not touched anew for every frame.
     """
 
-    def __init__(self, spec: ModelSpec, rows: int) -> None:
+    def __init__(self, spec: ModelSpec, rows: int, buffers: list[Floats] | None = None) -> None:
         self._heads = rows * spec.num_heads
         self._shape = (rows, spec.num_heads, 0, spec.head_dim)
-        self._flat: list[Floats] = [np.zeros(0, np.float32) for _ in range(2 * spec.num_layers)]
+        self._flat = buffers or [np.zeros(0, np.float32) for _ in range(2 * spec.num_layers)]
         self.values: list[Any] = []
         self.chosen = np.zeros((rows, spec.vocab_size), np.bool_)
 
@@ -50,6 +53,11 @@ class OnnxRuntimeCache:
     def capacity(self) -> int:
         """Positions that it holds a row."""
         return self._shape[2]
+
+    def take_buffers(self) -> list[Floats]:
+        """Gives the buffers away; the cache cannot be used any more. What they hold is finite."""
+        buffers, self._flat, self.values = self._flat, [], []
+        return buffers
 
     @property
     def arrays(self) -> list[Floats]:
@@ -102,6 +110,7 @@ class OnnxRuntimeEngine:
         self._weights = load_file(bundle.weights)
         self._sessions = {phase: self._open(bundle, phase, threads) for phase in Phase}
         self._caches = cache_names(bundle.spec)
+        self._spares: list[list[Floats]] = []
 
     @property
     def spec(self) -> ModelSpec:
@@ -117,6 +126,10 @@ class OnnxRuntimeEngine:
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3
+        # Three sessions take turns, each with its own threads: those of a session that has just run must not
+        # spin on while the next one works, and a thread that the system delays must not hold up the others.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.dynamic_block_base", "4")
         if threads is not None:
             options.intra_op_num_threads = threads
         prefix = "encoder." if phase is Phase.ENCODER else "decoder."
@@ -147,7 +160,12 @@ class OnnxRuntimeEngine:
 
     def new_cache(self, rows: int) -> OnnxRuntimeCache:
         """See ``Engine.new_cache``."""
-        return OnnxRuntimeCache(self._spec, rows)
+        return OnnxRuntimeCache(self._spec, rows, self._spares.pop() if self._spares else None)
+
+    def release(self, cache: OnnxRuntimeCache) -> None:
+        """See ``Engine.release``."""
+        if len(self._spares) < _SPARES:
+            self._spares.append(cache.take_buffers())
 
     def prefill(
         self,

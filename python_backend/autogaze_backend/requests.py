@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from autogaze_client._errors import InvalidInputError
+from autogaze_client.knobs import check_top_k
 from autogaze_client.modes import AutoGazeInferenceMode
 from numpy.typing import NDArray
 
@@ -51,15 +52,13 @@ class Knobs:
         scales = _values(tensors, "TARGET_SCALES")
         tokens = _values(tensors, "MAX_GAZE_TOKENS")
         top_k = _scalar(tensors, "TOP_K")
-        if top_k is not None and top_k < 1:
-            raise InvalidInputError(f"TOP_K is {int(top_k)}; it must be at least 1, or left out")
         patch = _scalar(tensors, "TARGET_PATCH_SIZE")
         return cls(
             mode=cls.mode if mode is None else AutoGazeInferenceMode.from_code(int(mode)),
             gazing_ratio=_values(tensors, "GAZING_RATIO"),
             task_loss_requirement=None if requirement is None else float(requirement),
             max_gaze_tokens=None if tokens is None else tokens.astype(np.int64),
-            top_k=None if top_k is None else int(top_k),
+            top_k=None if top_k is None else check_top_k(int(top_k)),
             target_scales=None if scales is None else tuple(int(scale) for scale in scales),
             target_patch_size=None if patch is None else int(patch),
         )

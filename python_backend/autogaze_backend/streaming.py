@@ -187,12 +187,17 @@ class GazeStream:
         """Forgets everything: the next frame is the first of a new stream."""
         if self._closed:
             raise InvalidInputError("the stream is closed; open a new one")
+        self._release()
         self._progress = _Progress(RowState.start(self._model.engine, 1), FrameWindow(self.horizon))
-        self._encoder_state = None
 
     def close(self) -> None:
         """Frees the cache; the stream cannot be used any more. Closing twice is harmless."""
         self._closed = True
+        self._release()
+
+    def _release(self) -> None:
+        if self._progress is not None:
+            self._model.engine.release(self._progress.rows.cache)
         self._progress = self._encoder_state = None
 
     def __enter__(self) -> GazeStream:

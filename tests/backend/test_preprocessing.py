@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from autogaze_backend.preprocessing import (
     shortest_edge_size,
 )
 from autogaze_client import CheckpointError, InvalidInputError
-from conftest import GOLDENS
+from goldens import __file__ as goldens_file
 from goldens import clips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file
 
+GOLDENS = Path(goldens_file).parent
 PROCESSOR = json.loads((GOLDENS / "processor.json").read_text())
 
 
