@@ -52,9 +52,7 @@ def test_rollout_equals_serving(
     network: GazeNetwork, served: GazeModel, frames: torch.Tensor, requirement: float | None, cap: int
 ) -> None:
     path, _, _ = choose(network, frames, limits(-1e9 if requirement is None else requirement, cap), SLOTS)
-    found = served.generate(
-        frames.numpy(), max_gaze_tokens_each_frame=cap, task_loss_requirement=requirement
-    )
+    found = served.generate(frames.numpy(), max_gaze_tokens_each_frame=cap, task_loss_requirement=requirement)
     starts = np.cumsum([0, *found.num_gazing_each_frame])
     for row in range(2):
         for time in range(3):

@@ -55,7 +55,7 @@ class TrainConfig:
     """
 
     seed: int = 0
-    steps: int = 8000
+    steps: int = 6500
     warmup: int = 100
     decay: float = 0.4
     matrix_rate: float = 2e-3

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Command:
-    """Prints tokens, loss and the targets; writes ``evaluation.json`` and ``curves.png`` where asked to."""
+    """Prints tokens, loss and the targets; with a folder, writes them with curves and contact sheets."""
 
     help = "measure a bundle's or checkpoint's gaze on videos, against baselines and an oracle"
 
@@ -30,16 +30,20 @@ class Command:
         parser.add_argument(
             "--curves", action="store_true", help="also sample loss against tokens (some minutes a video)"
         )
-        parser.add_argument("--out", type=Path, help="folder for evaluation.json and curves.png")
+        parser.add_argument(
+            "--out", type=Path, help="folder for evaluation.json, curves.png and VIDEO_sheet.png"
+        )
         parser.add_argument("--threads", type=int, help="CPU threads (all cores)")
 
     def run(self, args: argparse.Namespace) -> int:
         """Evaluates each video; returns 0."""
         from autogaze_export.evaluation import EvaluationConfig, evaluate_video
 
-        sampled = {} if args.curves else {"curve_tokens": ()}
         config = EvaluationConfig(
-            requirement=args.requirement, clips=args.clips, frames=args.frames, **sampled
+            requirement=args.requirement,
+            clips=args.clips,
+            frames=args.frames,
+            curve_tokens=EvaluationConfig.curve_tokens if args.curves else (),
         )
         model = _load(args.model, args.threads)
         results = [evaluate_video(model, video, config, progress=print) for video in args.videos]
@@ -53,6 +57,11 @@ class Command:
                 from autogaze_export.evaluation.plot import write_plot
 
                 write_plot(args.out / "curves.png", results, requirement=args.requirement)
+            from autogaze_export.evaluation.sheet import write_sheet
+
+            for video in args.videos:
+                target = args.out / f"{video.stem}_sheet.png"
+                write_sheet(target, model, video, requirement=args.requirement, frames=args.frames)
             print(f"written to {args.out}")
         return 0
 

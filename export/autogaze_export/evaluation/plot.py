@@ -24,6 +24,7 @@ _COLOURS = {
 _GRID, _TEXT = (222, 222, 222), (60, 60, 60)
 _PANEL, _MARGIN, _LEGEND = (560, 400), (64, 56, 24, 48), 40
 _SCALE = 2
+_COLUMNS = 2
 
 
 def write_plot(path: str | Path, evaluations: Sequence[VideoEvaluation], *, requirement: float) -> Path:
@@ -42,12 +43,15 @@ def write_plot(path: str | Path, evaluations: Sequence[VideoEvaluation], *, requ
     except ImportError as error:
         raise MissingExtraError.for_extra("Drawing the curves", "viz", error) from error
     width, height = _PANEL
-    size = (width * len(evaluations) * _SCALE, (height + _LEGEND) * _SCALE)
+    columns = min(_COLUMNS, len(evaluations))
+    rows = -(-len(evaluations) // columns)
+    size = (width * columns * _SCALE, (height * rows + _LEGEND) * _SCALE)
     image = Image.new("RGB", size, (255, 255, 255))
     draw = ImageDraw.Draw(image)
     for index, evaluation in enumerate(evaluations):
-        _Panel(draw, index * width, evaluation).paint(requirement)
-    _legend(draw, evaluations[0], height)
+        corner = (index % columns * width, index // columns * height)
+        _Panel(draw, corner, evaluation).paint(requirement)
+    _legend(draw, evaluations[0], height * rows)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     image.save(target, optimize=True)
@@ -55,18 +59,19 @@ def write_plot(path: str | Path, evaluations: Sequence[VideoEvaluation], *, requ
 
 
 class _Panel:
-    def __init__(self, draw: ImageDraw, left: int, evaluation: VideoEvaluation) -> None:
+    def __init__(self, draw: ImageDraw, corner: tuple[int, int], evaluation: VideoEvaluation) -> None:
         self._draw, self._evaluation = draw, evaluation
         values = [v for curve in evaluation.curves.values() for v in curve if v > 0]
         self._x = (math.log(evaluation.curve_tokens[0]), math.log(evaluation.curve_tokens[-1]))
         self._y = (math.log(max(min(values), 0.05) * 0.9), math.log(max(values) * 1.1))
-        margin_left, top, right, bottom = _MARGIN
-        self._box = (left + margin_left, top, left + _PANEL[0] - right, _PANEL[1] - bottom)
+        margin_left, margin_top, right, bottom = _MARGIN
+        left, top = corner
+        self._box = (left + margin_left, top + margin_top, left + _PANEL[0] - right, top + _PANEL[1] - bottom)
 
     def paint(self, requirement: float) -> None:
         left, top, right, bottom = self._box
         evaluation = self._evaluation
-        self._text((left, 16), evaluation.name, 17)
+        self._text((left, top - 42), evaluation.name, 17)
         self._text((left, bottom + 26), "tokens a frame", 13)
         self._text((left - 52, top - 20), "loss", 13)
         for tokens in evaluation.curve_tokens:
@@ -80,7 +85,7 @@ class _Panel:
                 self._text((left - 32, y - 8), f"{value:g}", 12)
         y = self._place(1, requirement)[1]
         self._line([(left, y), (right, y)], (150, 150, 150), 2)
-        self._text((right - 110, y + 3), f"requirement {requirement:g}", 12)
+        self._text((left + 6, y + 3), f"requirement {requirement:g}", 12)
         for name, curve in evaluation.curves.items():
             points = [self._place(t, v) for t, v in zip(evaluation.curve_tokens, curve, strict=True)]
             self._line(points, _COLOURS[name], 3 if name == MODEL else 2)

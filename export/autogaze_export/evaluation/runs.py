@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from autogaze_backend.model import GazeModel
+from autogaze_client.fixations import FrameFixationTrace
 
 from autogaze_export.evaluation.policies import Policy
 from autogaze_export.evaluation.reconstruction import CellTables, Floats, FrameState, Integers, blank_canvas
@@ -35,6 +36,7 @@ class ModelRun:
         stop_predictions: float32 ``[T]``, the predicted loss that stopped the frame; NaN where a cap did.
         stop_losses: float32 ``[T]``, the true loss at that point.
         ids: the valid ids of each frame, in order.
+        trace: their cells.
     """
 
     counts: Integers
@@ -42,6 +44,7 @@ class ModelRun:
     stop_predictions: Floats
     stop_losses: Floats
     ids: tuple[Integers, ...]
+    trace: FrameFixationTrace
 
     @property
     def stop_errors(self) -> Floats:
@@ -120,6 +123,7 @@ def run_model(
         stop_predictions=np.array([row[2] for row in rows], np.float32),
         stop_losses=np.array([row[3] for row in rows], np.float32),
         ids=tuple(row[0] for row in rows),
+        trace=gaze.traces()[0],
     )
 
 
