@@ -1,7 +1,7 @@
 """``python -m autogaze_training.prepare_data OUT``: packs the training pictures (see training/DATA.md).
 
 Needs Debian's ``apt-get`` and ``dpkg``, and the ``train`` extra. What it writes is a folder of square JPEG
-files, small enough to carry to a training machine that reaches no network.
+files, small enough to copy anywhere.
 """
 
 from __future__ import annotations
