@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from autogaze_client._config import Timeouts, TLSConfig, check_headers, check_seconds, check_url
 from autogaze_client._errors import AutoGazeError, ServerUnavailableError
+from autogaze_client._grpc_messages import ServerAddress
+from autogaze_client._grpc_transport import AsyncGrpcTransport
 from autogaze_client._progress import progress_bar
 from autogaze_client._requests import (
     IN_FLIGHT,
@@ -28,7 +30,7 @@ from autogaze_client._requests import (
     video_source,
 )
 from autogaze_client._stream import AsyncStreamSession
-from autogaze_client._transport import AsyncGrpcTransport, AsyncTransport, ServerAddress
+from autogaze_client._transport import AsyncTransport
 from autogaze_client._wire import OUTPUTS, GazeOptions
 from autogaze_client.modes import AutoGazeInferenceMode
 from autogaze_client.result import GazeResult
@@ -49,7 +51,11 @@ class AsyncGazeClient:
         timeouts: deadlines.
         tls: certificates; None = a plain connection.
         headers: sent with every call, for authentication for instance.
-        transport: replaces the gRPC connection; ``url``, ``tls`` and ``headers`` are then unused.
+        shared_memory: whether frames go through system shared memory instead of the wire; None = where the
+            server is on this machine. Where the server cannot share it, the wire is used, and the reason is
+            logged at debug level.
+        transport: replaces the gRPC connection; ``url``, ``tls``, ``headers`` and ``shared_memory`` are then
+            unused.
 
     Raises:
         InvalidInputError: ``url`` is not host:port, or a header is not text.
@@ -68,9 +74,10 @@ class AsyncGazeClient:
         timeouts: Timeouts | None = None,
         tls: TLSConfig | None = None,
         headers: Mapping[str, str] | None = None,
+        shared_memory: bool | None = None,
         transport: AsyncTransport | None = None,
     ) -> None:
-        address = ServerAddress(check_url(url), tls, check_headers(headers))
+        address = ServerAddress(check_url(url), tls, check_headers(headers), shared_memory)
         self.url = url
         self.model_name = model_name
         self.timeouts = timeouts or Timeouts()

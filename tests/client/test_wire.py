@@ -16,7 +16,7 @@ from autogaze_client import (
     ServerUnavailableError,
     SourceSize,
 )
-from autogaze_client._transport import request_inputs, translate_error
+from autogaze_client._grpc_messages import request_inputs, translate_error
 from autogaze_client._wire import OUTPUTS, GazeOptions, clip_tensors, decode_result, video_tensors
 from client_helpers import generated_for, response_for
 from tritonclient.grpc import InferResult, service_pb2

@@ -1,0 +1,158 @@
+"""Between our tensors and errors and those of tritonclient; what the blocking and the asyncio transport share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from autogaze_client._config import TLSConfig
+from autogaze_client._errors import (
+    AutoGazeError,
+    DeadlineExceededError,
+    InferenceError,
+    InvalidInputError,
+    NotFoundError,
+    ServerUnavailableError,
+    StreamExpired,
+)
+from autogaze_client._shared_memory import SharedMemoryPool, SharedRegion, is_local
+from autogaze_client._wire import Tensors
+from autogaze_client.statistics import ModelStatistics
+
+__all__ = [
+    "REGISTER_SECONDS",
+    "ServerAddress",
+    "lost_regions",
+    "model_statistics",
+    "not_ready",
+    "read_response",
+    "request_inputs",
+    "share_inputs",
+    "translate_error",
+]
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """Where a gRPC transport connects: host:port, certificates, headers of every call, and shared memory."""
+
+    url: str
+    tls: TLSConfig | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    shared_memory: bool | None = None
+
+    def shares_memory(self) -> bool:
+        """Whether to try shared memory: where it is asked for, else where the server is on this machine."""
+        return is_local(self.url) if self.shared_memory is None else self.shared_memory
+
+    def channel_options(self) -> dict[str, Any]:
+        """Keyword arguments of both tritonclient connections."""
+        tls = self.tls
+        return {
+            "url": self.url,
+            "ssl": tls is not None,
+            "root_certificates": _path(tls.root_certificates) if tls else None,
+            "private_key": _path(tls.private_key) if tls else None,
+            "certificate_chain": _path(tls.certificate_chain) if tls else None,
+            "channel_args": [
+                ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
+                ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
+                # gRPC's own backoff grows to two minutes, far beyond a server's start.
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+            ],
+        }
+
+
+def _path(path: object) -> str | None:
+    return None if path is None else str(path)
+
+
+def request_inputs(inputs: Tensors, shared: Mapping[str, SharedRegion] | None = None) -> list[Any]:
+    """Request tensors of tritonclient; those of ``shared`` name a region instead of carrying their bytes."""
+    request = []
+    for name, array in inputs.items():
+        tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+        if shared and name in shared:
+            tensor.set_shared_memory(shared[name].name, array.nbytes)
+        else:
+            tensor.set_data_from_numpy(array)
+        request.append(tensor)
+    return request
+
+
+def share_inputs(inputs: Tensors, pool: SharedMemoryPool) -> dict[str, SharedRegion]:
+    """Copies the large inputs into regions; none where the system has no room, and then never again."""
+    shared: dict[str, SharedRegion] = {}
+    try:
+        for name, array in inputs.items():
+            if pool.wants(array):
+                shared[name] = pool.take(array.nbytes)
+                shared[name].write(array)
+    except OSError as error:
+        pool.give_back(list(shared.values()))
+        pool.disable(error)
+        return {}
+    return shared
+
+
+def lost_regions(error: InferenceServerException) -> bool:
+    """Whether the server does not know a region: it was restarted, or shares no memory with this client."""
+    return "shared memory region" in str(error.message()).lower()
+
+
+def read_response(result: Any, outputs: Iterable[str]) -> Tensors:
+    arrays = {name: result.as_numpy(name) for name in outputs}
+    return {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+
+
+_REMEDIES: Mapping[str, tuple[type[AutoGazeError], str]] = {
+    "INVALID_ARGUMENT": (InvalidInputError, ""),
+    "UNAVAILABLE": (
+        ServerUnavailableError,
+        "; check the url and that the server runs (autogaze serve), or try again later if it sheds load",
+    ),
+    "DEADLINE_EXCEEDED": (DeadlineExceededError, "; allow more with timeout= or Timeouts(request=...)"),
+    "NOT_FOUND": (NotFoundError, "; check model_name and the server's model repository"),
+}
+
+
+# A server on this machine answers at once; one that does not is not worth waiting for.
+REGISTER_SECONDS = 5.0
+
+# What our stream pool answers, and what Triton's sequence batcher answers once it has forgotten a stream.
+_STREAM_LOST = ("has expired", "must specify the START flag")
+
+
+def translate_error(error: Exception, url: str) -> AutoGazeError:
+    """The exception for one of tritonclient's, by its gRPC status code."""
+    code = str(error.status()) if isinstance(error, InferenceServerException) else ""
+    kind, remedy = _REMEDIES.get(code.removeprefix("StatusCode."), (InferenceError, "; see the server's log"))
+    message = error.message() if isinstance(error, InferenceServerException) else str(error)
+    if any(sign in str(message) for sign in _STREAM_LOST):
+        kind, remedy = StreamExpired, "; start it again, or open it with restart=True"
+    return kind(f"{url}: {message or code or type(error).__name__}{remedy}")
+
+
+def model_statistics(response: Any) -> tuple[ModelStatistics, ...]:
+    """The counters in a ModelStatisticsResponse."""
+    return tuple(
+        ModelStatistics(
+            model=stats.name,
+            requests=stats.inference_stats.success.count,
+            total_ns=stats.inference_stats.success.ns,
+            queue_ns=stats.inference_stats.queue.ns,
+        )
+        for stats in response.model_stats
+    )
+
+
+def not_ready(error: AutoGazeError) -> bool:
+    if isinstance(error, ServerUnavailableError | DeadlineExceededError | NotFoundError):
+        return False
+    raise error
