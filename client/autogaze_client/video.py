@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autogaze_client._errors import InvalidInputError, MissingExtraError, VideoDecodeError
+from autogaze_client._pictures import Orientation, square_width, to_rgb
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -27,6 +29,8 @@ _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg"
 _FILE_CONTAINERS = f"{_CONTAINERS},apng,asf,gif,h264,hevc,ivf,mpegvideo,mxf,yuv4mpegpipe"
 # Those whose duration is stored rather than found by looking at the file's end.
 _DECLARING_DURATION = ("flv", "matroska,webm")
+# What the writer writes, in FFmpeg's numbers.
+_BT709, _LIMITED, _FULL = 1, 1, 2
 _CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
@@ -39,7 +43,10 @@ def _import_av(feature: str) -> Any:
 
 
 class VideoReader:
-    """Frames of a video file as RGB, in presentation order, as stored (rotation metadata is not applied).
+    """Frames of a video file as RGB, in presentation order, as a player shows them (docs/video.md).
+
+    Rotation metadata is applied, pixels are made square by changing the width, and colours are converted with
+    the file's matrix and range. The server decodes with this class, too, so its frames are these byte for byte.
 
     Iterating opens the file anew, so a reader can be read more than once. Nothing but the source itself is read:
     playlists, session descriptions and URLs, which lead to other files and hosts, are refused.
@@ -53,10 +60,16 @@ class VideoReader:
             MPEG-PS, FLV or Ogg).
         start_frame: frames to skip first.
         max_frames: frames to read at most; None = all.
+        frame_stride: read every n-th frame, from ``start_frame`` on; the others are decoded only.
+        max_pixels: pixels that a frame may have, stored or shown; None = any number. Decoders refuse larger
+            pictures before they allocate them.
+        check: called with (frames, height, width) before anything of that size is allocated: with the declared
+            size and 1 frame at opening, then for each frame; what it raises ends the reading.
 
     Raises:
-        VideoDecodeError: the file is missing, is no video, or has no video stream.
-        InvalidInputError: ``start_frame`` is negative or ``max_frames`` below 1.
+        VideoDecodeError: the file is missing, is no video, has no video stream, or declares frames above
+            ``max_pixels``.
+        InvalidInputError: ``start_frame`` is negative, or another number below 1.
         MissingExtraError: PyAV is not installed.
 
     Example:
@@ -65,7 +78,14 @@ class VideoReader:
     """
 
     def __init__(
-        self, source: str | Path | bytes, *, start_frame: int = 0, max_frames: int | None = None
+        self,
+        source: str | Path | bytes,
+        *,
+        start_frame: int = 0,
+        max_frames: int | None = None,
+        frame_stride: int = 1,
+        max_pixels: int | None = None,
+        check: Callable[[int, int, int], None] | None = None,
     ) -> None:
         if start_frame < 0:
             raise InvalidInputError(f"start_frame is {start_frame}; it must be 0 or more")
@@ -73,24 +93,59 @@ class VideoReader:
             raise InvalidInputError(
                 f"max_frames is {max_frames}; it must be 1 or more, or None for all frames"
             )
+        if frame_stride < 1:
+            raise InvalidInputError(f"frame_stride is {frame_stride}; it must be 1 (every frame) or more")
+        if max_pixels is not None and max_pixels < 1:
+            raise InvalidInputError(
+                f"max_pixels is {max_pixels}; it must be 1 or more, or None for any number"
+            )
         self._source = source if isinstance(source, bytes) else Path(source)
         self.name = "the encoded video" if isinstance(source, bytes) else str(source)
         self._start = start_frame
         self._max = max_frames
+        self._stride = frame_stride
+        self._max_pixels = max_pixels
+        self._check = check
         with self._open() as container:
             stream = container.streams.video[0]
-            self.width: int = stream.width
-            self.height: int = stream.height
+            self._stored_size: tuple[int, int] = stream.height, stream.width
+            self._pixel_aspect: Fraction | None = stream.sample_aspect_ratio or None
+            self._check_size(1, *self._stored_size)
             rate = stream.average_rate or stream.guessed_rate
             self.fps: Fraction = Fraction(rate.numerator, rate.denominator) if rate else Fraction(25)
+            self.seconds: float | None = container.duration / 1e6 if container.duration else None
+            """Duration that the file declares or its timestamps suggest; None = unknown."""
             self.declared_frames: int | None = _declared_frames(stream)
             total = self.declared_frames
             if total is None and container.duration:
                 total = round(Fraction(container.duration, 1_000_000) * self.fps)
-        self.frame_count: int | None = None if total is None else max(total - start_frame, 0)
+        self.frame_count: int | None = None
         """Frames this reader will give, as the file declares or its duration suggests; None = unknown."""
-        if self.frame_count is not None and max_frames is not None:
-            self.frame_count = min(self.frame_count, max_frames)
+        if total is not None:
+            self.frame_count = -(-max(total - start_frame, 0) // frame_stride)
+            if max_frames is not None:
+                self.frame_count = min(self.frame_count, max_frames)
+
+    @property
+    def height(self) -> int:
+        """Rows of the frames that this reader gives."""
+        return self._shown_size[0]
+
+    @property
+    def width(self) -> int:
+        """Columns of the frames that this reader gives."""
+        return self._shown_size[1]
+
+    @cached_property
+    def _shown_size(self) -> tuple[int, int]:
+        """Only frames tell how they are turned, so this decodes one."""
+        height, width = self._stored_size
+        width = self._square_width(width)
+        try:
+            frame = next(self._decoded(threads=False), None)
+            return (height, width) if frame is None else self._size_of(frame)[1]
+        except VideoDecodeError:
+            return height, width  # Reading will say what is wrong.
 
     def __enter__(self) -> VideoReader:
         return self
@@ -110,20 +165,37 @@ class VideoReader:
             VideoDecodeError: the file is truncated or damaged, has no frame ``start_frame``, or changes
                 its frame size. It is raised after the frames that could be read.
         """
+        for _, frame in self.timed():
+            yield frame
+
+    def timed(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """Yields each frame with the second at which it is shown, on the file's own clock.
+
+        Where the file stores no time for a frame, its number over the frame rate stands in.
+
+        Raises:
+            VideoDecodeError: as iterating does.
+        """
+        from av.video.reformatter import VideoReformatter
+
         decoded = given = 0
+        reformatter = VideoReformatter()
         size: tuple[int, int] | None = None
         for frame in self._decoded():
-            decoded += 1
-            if decoded <= self._start:
+            index, decoded = decoded, decoded + 1
+            if index < self._start or (index - self._start) % self._stride:
                 continue
-            if size is not None and size != (frame.width, frame.height):
+            turn, shown = self._size_of(frame)
+            if size is not None and size != shown:
                 raise VideoDecodeError(
-                    f"{self.name}: the frame size changes from {size[0]}x{size[1]} to "
-                    f"{frame.width}x{frame.height} at frame {decoded - 1}; re-encode the video at one size"
+                    f"{self.name}: the frame size changes from {size[1]}x{size[0]} to {shown[1]}x{shown[0]} "
+                    f"at frame {index}; re-encode the video at one size"
                 )
-            size = frame.width, frame.height
+            size = shown
             given += 1
-            yield frame.to_ndarray(format="rgb24")
+            self._check_size(given, *shown)
+            seconds = float(frame.pts * frame.time_base) if frame.pts is not None else float(index / self.fps)
+            yield seconds, self._picture(frame, turn, reformatter)
             if given == self._max:
                 return
         if given == 0:
@@ -141,24 +213,71 @@ class VideoReader:
             VideoDecodeError: as iterating does.
             InvalidInputError: ``size`` is below 1.
         """
+        for _, window in self.timed_windows(size):
+            yield window
+
+    def timed_windows(self, size: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np.uint8]]]:
+        """Yields ``windows`` with the seconds of their frames, float64 ``[t]``; see ``timed``.
+
+        Raises:
+            VideoDecodeError: as iterating does.
+            InvalidInputError: ``size`` is below 1.
+        """
         if size < 1:
             raise InvalidInputError(f"the window has {size} frames; it must have at least 1")
-        window: list[NDArray[np.uint8]] = []
-        for frame in self:
-            window.append(frame)
+        window: list[tuple[float, NDArray[np.uint8]]] = []
+        for item in self.timed():
+            window.append(item)
             if len(window) == size:
-                yield np.stack(window)
+                yield _stacked(window)
                 window = []
         if window:
-            yield np.stack(window)
+            yield _stacked(window)
 
-    def _decoded(self) -> Iterator[Any]:
+    def _square_width(self, width: int) -> int:
+        try:
+            return square_width(width, self._pixel_aspect)
+        except VideoDecodeError as error:
+            raise VideoDecodeError(f"{self.name}: {error}") from error
+
+    def _size_of(self, frame: Any) -> tuple[Orientation, tuple[int, int]]:
+        """How a decoded frame is turned, and its (height, width) then."""
+        try:
+            turn = Orientation.of(frame)
+        except VideoDecodeError as error:
+            raise VideoDecodeError(f"{self.name}: {error}") from error
+        return turn, turn.size(frame.height, self._square_width(frame.width))
+
+    def _picture(self, frame: Any, turn: Orientation, reformatter: Any) -> NDArray[np.uint8]:
+        av = _import_av("reading a video")
+        try:
+            return turn.apply(to_rgb(frame, self._square_width(frame.width), reformatter))
+        except av.error.FFmpegError as error:
+            raise VideoDecodeError(
+                f"{self.name}: pixels of format {frame.format.name} cannot be converted to RGB ({error.strerror}); "
+                "re-encode the video in yuv420p"
+            ) from error
+
+    def _check_size(self, frames: int, height: int, width: int) -> None:
+        """Refuses a size, as it is and with square pixels, before anything of it is allocated."""
+        sizes = [(height, width)] if frames > 1 else [(height, width), (height, self._square_width(width))]
+        for rows, columns in sizes:
+            if self._check is not None:
+                self._check(frames, rows, columns)
+            if self._max_pixels is not None and rows * columns > self._max_pixels:
+                raise VideoDecodeError(
+                    f"{self.name}: frames of {columns}x{rows} have {rows * columns} pixels; at most "
+                    f"{self._max_pixels} are taken (max_pixels); send smaller frames"
+                )
+
+    def _decoded(self, *, threads: bool = True) -> Iterator[Any]:
         """Every decoded frame from the start of the file; raises where the file ends early."""
         av = _import_av("reading a video")
         decoded = 0
         with self._open() as container:
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
+            stream.thread_type = "AUTO" if threads else "SLICE"
+            stream.codec_context.options = self._decoder_options()
             end = None if self.declared_frames is not None else _DeclaredEnd.of(container, stream, self.fps)
             try:
                 for packet in container.demux(*([stream] if end is None else end.streams)):
@@ -198,6 +317,7 @@ class VideoReader:
         if isinstance(self._source, Path) and not self._source.is_file():
             raise VideoDecodeError(f"{self.name}: there is no such file; check the path")
         options = {"ignore_editlist": "1"} if ignore_editlist else {}
+        options |= self._decoder_options()  # Opening decodes, too, where a header does not tell enough.
         file: io.BytesIO | str
         if isinstance(self._source, bytes):
             # PyAV reads the bytes itself, which needs none of FFmpeg's protocols.
@@ -208,7 +328,7 @@ class VideoReader:
             file = str(self._source.absolute())
             options |= {"format_whitelist": _FILE_CONTAINERS, "protocol_whitelist": "file"}
         try:
-            container: InputContainer = av.open(file, options=options)
+            container: InputContainer = av.open(file, options=options, metadata_errors="replace")
         except (av.error.FFmpegError, UnicodeDecodeError) as error:
             raise VideoDecodeError(
                 f"{self.name}: not a video in a supported container (MP4, MOV, Matroska, WebM, AVI, MPEG-TS, "
@@ -217,7 +337,25 @@ class VideoReader:
         if not container.streams.video:
             container.close()
             raise VideoDecodeError(f"{self.name}: has no video stream; pass a file with pictures")
+        if container.streams.video[0].codec_context is None:
+            container.close()
+            raise VideoDecodeError(f"{self.name}: its codec is unknown; re-encode the video as H.264")
         return container
+
+    def _decoder_options(self) -> dict[str, str]:
+        """What keeps decoders from allocating pictures above the limit.
+
+        They count whole blocks of up to 128 pixels a side, hence the margin; ``_check_size`` is exact.
+        """
+        if self._max_pixels is None:
+            return {}
+        return {"max_pixels": str(2 * self._max_pixels + 256 * 256)}
+
+
+def _stacked(
+    window: list[tuple[float, NDArray[np.uint8]]],
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    return np.array([seconds for seconds, _ in window]), np.stack([frame for _, frame in window])
 
 
 def _declared_frames(stream: VideoStream) -> int | None:
@@ -287,7 +425,7 @@ def _tagged_duration(stream: VideoStream) -> Fraction | None:
 
 
 class VideoWriter:
-    """Writes RGB frames to an H.264 MP4 (libx264, yuv420p), a context manager.
+    """Writes RGB frames to an H.264 MP4 (libx264, yuv420p, BT.709), a context manager.
 
     4:2:0 needs even sides: an odd frame is padded by repeating its last column or row.
 
@@ -323,6 +461,9 @@ class VideoWriter:
             self._stream = self._container.add_stream("libx264", rate=self._fps)
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
+            context = self._stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = _BT709
+            context.color_range = _LIMITED
             self._stream.options = {"crf": str(self._quality), "preset": "veryfast"}
             self._shape = frame.shape
         if frame.shape != self._shape:
@@ -331,7 +472,10 @@ class VideoWriter:
                 "write one video for each size"
             )
         padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
+        rgb = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
+        picture = rgb.reformat(
+            format="yuv420p", dst_colorspace=_BT709, src_color_range=_FULL, dst_color_range=_LIMITED
+        )
         self._container.mux(self._stream.encode(picture))
 
     def close(self) -> None:

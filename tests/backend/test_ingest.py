@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from autogaze_backend.ingest import IngestLimits, ingest
 from autogaze_backend.requests import Knobs
-from autogaze_client import AutoGazeInferenceMode, InvalidInputError, VideoDecodeError, VideoWriter
+from autogaze_client import (
+    AutoGazeInferenceMode,
+    InvalidInputError,
+    VideoDecodeError,
+    VideoReader,
+    VideoWriter,
+)
+from video_helpers import BT709, BT2020, tagged_video
 
 FRAMES = np.zeros((2, 8, 12, 3), np.uint8)
 
@@ -73,6 +81,29 @@ def test_a_video_over_a_limit_is_refused_before_it_is_decoded(tmp_path, monkeypa
         ingest({"VIDEO": data}, IngestLimits(max_pixels=3000))
     with pytest.raises(VideoDecodeError):
         ingest({"VIDEO": data[: len(data) // 3]}, IngestLimits())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "size"),
+    [
+        ({}, (48, 64)),
+        ({"rotation": 90}, (64, 48)),
+        ({"rotation": 180, "mirrored": True}, (48, 64)),
+        ({"pixel_aspect": Fraction(4, 3)}, (48, 85)),
+        ({"pixel_aspect": Fraction(4, 3), "rotation": 270}, (85, 48)),
+        ({"matrix": BT709, "full": True}, (48, 64)),
+        ({"matrix": BT2020, "pix_fmt": "yuv420p"}, (48, 64)),
+        ({"codec": "libvpx-vp9", "container": "webm", "pix_fmt": "yuv420p"}, (48, 64)),
+    ],
+    ids=str,
+)
+def test_the_server_decodes_to_the_bytes_of_the_client(tmp_path, metadata, size):
+    content = tagged_video(**metadata)
+    path = tmp_path / "clip"
+    path.write_bytes(content)
+    served = ingest({"VIDEO": np.frombuffer(content, np.uint8)}, IngestLimits())
+    assert served["SOURCE_SIZE"].tolist() == [3, *size]
+    assert served["FRAMES"].tobytes() == np.stack(list(VideoReader(path))).tobytes()
 
 
 def test_limits_come_from_the_environment_then_the_parameters(monkeypatch):
