@@ -102,6 +102,14 @@ def test_tagged_colours_come_back(matrix, full, pix_fmt):
     assert np.abs(found - TRUE_COLOURS).max() <= 3
 
 
+@pytest.mark.parametrize("pix_fmt", ["yuv444p", "yuv420p"])
+@pytest.mark.parametrize("level", [0, 20, 98, 200, 255])
+def test_grey_keeps_its_level(level, pix_fmt):
+    picture = np.full((48, 64, 3), level, np.uint8)
+    frame = first(tagged_video(picture=picture, pix_fmt=pix_fmt))
+    assert np.abs(frame.astype(int) - level).max() <= 1
+
+
 @pytest.mark.parametrize(("height", "matrix", "other"), [(48, BT601, BT709), (720, BT709, BT601)])
 def test_untagged_colours_are_taken_as_players_do(height, matrix, other):
     picture = quarters(height)
