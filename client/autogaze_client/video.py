@@ -291,7 +291,10 @@ class VideoReader:
                         decoded += 1
                         yield frame
             except av.error.FFmpegError as error:
-                raise self._truncated(decoded, f"{error.strerror}") from error
+                reason = f"{error.strerror}"
+                if self._max_pixels is not None and isinstance(error, ValueError):  # EINVAL
+                    reason += f", or its pictures are larger than max_pixels={self._max_pixels} allows"
+                raise self._truncated(decoded, reason) from error
             if end is not None and end.is_missed:
                 raise self._truncated(
                     decoded, f"the file ends at {float(end.reached):.2f} s of {float(end.seconds):.2f} s"

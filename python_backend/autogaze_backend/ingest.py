@@ -25,18 +25,20 @@ class IngestLimits:
         max_frames: frames of a clip.
         max_pixels: pixels of a frame.
         max_clip_bytes: bytes of all frames of a clip, decoded.
+        max_seconds: duration of an encoded video, as it declares and as its timestamps say.
     """
 
     max_frames: int = 256
     max_pixels: int = 8192 * 8192
     max_clip_bytes: int = 2 * 1024**3
+    max_seconds: float = 600.0
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, str]) -> IngestLimits:
         """Reads the limits that config.pbtxt sets; others keep their defaults.
 
         Raises:
-            InvalidInputError: a limit is no integer of at least 1.
+            InvalidInputError: a limit is no integer of at least 1, or ``max_seconds`` no number above 0.
         """
         return read_limits(cls, parameters)
 
@@ -56,6 +58,14 @@ class IngestLimits:
             raise InvalidInputError(
                 f"{frames} frames of {width}×{height} are {frames * height * width * 3} bytes; this server takes "
                 f"{self.max_clip_bytes} (max_clip_bytes); send the video in windows"
+            )
+
+    def check_seconds(self, seconds: float) -> None:
+        """Raises InvalidInputError where a video of this duration breaks the limit."""
+        if seconds > self.max_seconds:
+            raise InvalidInputError(
+                f"the video lasts {seconds:.2f} s; this server takes {self.max_seconds:g} s (max_seconds); "
+                "send it in parts"
             )
 
 
@@ -91,13 +101,32 @@ def ingest(tensors: Mapping[str, Array], limits: IngestLimits) -> dict[str, Arra
 
 
 def decode_video(data: Array, limits: IngestLimits) -> Frames:
-    """Decodes an encoded video into uint8 ``[T, H, W, 3]``, stopping as soon as a limit is broken."""
+    """Decodes an encoded video into uint8 ``[T, H, W, 3]``.
+
+    Every limit is checked before what it is about is allocated: what the file declares before anything is
+    decoded, the decoder's own picture size before a picture is, and each frame before it becomes RGB.
+
+    Raises:
+        InvalidInputError: ``data`` is no uint8 ``[N]``, or breaks a limit.
+        VideoDecodeError: it is no video, or damaged.
+    """
     from autogaze_client.video import VideoReader
 
-    frames: list[Frames] = []
-    with VideoReader(data.tobytes(), max_frames=limits.max_frames + 1) as reader:
-        limits.check(1, reader.height, reader.width)
-        for frame in reader:
+    if data.dtype != np.uint8 or data.ndim != 1:
+        raise InvalidInputError(
+            f"VIDEO is {data.dtype} {list(data.shape)}; it must be uint8 [N], the bytes of a video file"
+        )
+    frames: list[Frames | None] = []
+    with VideoReader(data.tobytes(), max_pixels=limits.max_pixels, check=limits.check) as reader:
+        limits.check_seconds(reader.seconds or 0)
+        first = None
+        for seconds, frame in reader.timed():
+            first = seconds if first is None else first
+            limits.check_seconds(seconds - first)
             frames.append(frame)
-            limits.check(len(frames), *frame.shape[:2])
-    return np.stack(frames)
+    assert frames[0] is not None  # A reader gives a frame or raises.
+    clip = np.empty((len(frames), *frames[0].shape), np.uint8)
+    for index, picture in enumerate(frames):
+        clip[index] = picture
+        frames[index] = None  # Freed one by one, so that the clip is not held twice.
+    return clip

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -106,10 +108,111 @@ def test_the_server_decodes_to_the_bytes_of_the_client(tmp_path, metadata, size)
     assert served["FRAMES"].tobytes() == np.stack(list(VideoReader(path))).tobytes()
 
 
+def bytes_of(content: bytes) -> np.ndarray:
+    return np.frombuffer(content, np.uint8)
+
+
+@pytest.fixture
+def undecoded(monkeypatch):
+    """Fails where a frame is decoded or converted."""
+
+    def never(*args, **kwargs):
+        raise AssertionError("a frame was decoded")
+
+    monkeypatch.setattr(VideoReader, "_decoded", never)
+
+
+def test_a_declared_size_over_the_limit_is_refused_before_decoding(undecoded):
+    content = tagged_video(picture=np.zeros((1024, 1024, 3), np.uint8), frames=1, pix_fmt="yuv420p")
+    assert len(content) < 4096
+    with pytest.raises(
+        InvalidInputError, match=r"frames of 1024×1024 have 1048576 pixels; this server takes 1000000"
+    ):
+        ingest({"VIDEO": bytes_of(content)}, IngestLimits(max_pixels=1_000_000))
+    with pytest.raises(InvalidInputError, match="3145728 bytes; this server takes 3000000"):
+        ingest({"VIDEO": bytes_of(content)}, IngestLimits(max_clip_bytes=3_000_000))
+
+
+def test_wide_pixels_count_before_they_are_made_square(undecoded):
+    content = bytes_of(tagged_video(pixel_aspect=Fraction(16, 1)))
+    with pytest.raises(InvalidInputError, match="frames of 1024×48 have 49152 pixels"):
+        ingest({"VIDEO": content}, IngestLimits(max_pixels=10_000))
+
+
+def test_a_duration_over_the_limit_is_refused_before_decoding(undecoded):
+    content = bytes_of(tagged_video(frames=50))
+    with pytest.raises(
+        InvalidInputError, match=r"lasts 2.00 s; this server takes 1.5 s \(max_seconds\); send it in"
+    ):
+        ingest({"VIDEO": content}, IngestLimits(max_seconds=1.5))
+
+
+def test_a_duration_that_only_the_timestamps_tell_is_refused():
+    raw = tagged_video(container="matroska", times=[0, 40, 80, 5000])
+    hidden = raw.replace(b"\x44\x89\x88", b"\x44\x8a\x88").replace(b"DURATION", b"DURATI0N")
+    assert hidden != raw
+    assert VideoReader(hidden).seconds != VideoReader(raw).seconds
+    with pytest.raises(InvalidInputError, match=r"max_seconds"):
+        ingest({"VIDEO": bytes_of(hidden)}, IngestLimits(max_seconds=3))
+    assert ingest({"VIDEO": bytes_of(hidden)}, IngestLimits(max_seconds=6))["SOURCE_SIZE"][0] == 4
+
+
+def vp8_bomb() -> bytes:
+    """A WebM of a kilobyte that declares 64x48, but whose pictures say 16383x16383."""
+    content = tagged_video(container="webm", codec="libvpx", pix_fmt="yuv420p", tagged=False)
+    picture = b"\x9d\x01\x2a" + (64).to_bytes(2, "little") + (48).to_bytes(2, "little")
+    assert picture in content
+    return content.replace(picture, b"\x9d\x01\x2a" + (16383).to_bytes(2, "little") * 2)
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from autogaze_backend.ingest import IngestLimits, ingest
+from autogaze_client import InvalidInputError
+import av
+content = np.frombuffer(sys.stdin.buffer.read(), np.uint8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    ingest({"VIDEO": content}, IngestLimits(max_pixels=1_000_000))
+except InvalidInputError as error:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
+"""
+
+
+def test_a_decompression_bomb_is_refused_before_a_frame_is_allocated():
+    content = vp8_bomb()
+    assert len(content) < 4096
+    run = subprocess.run(
+        [sys.executable, "-c", MEMORY], input=content, capture_output=True, timeout=60, check=True
+    )
+    grown_kb, message = run.stdout.decode().split(maxsplit=1)
+    # A picture of that size has 403 MB in 4:2:0.
+    assert int(grown_kb) < 40_000
+    assert "larger than max_pixels=1000000 allows" in message
+
+
+@pytest.mark.parametrize(
+    "video",
+    [np.zeros(10, np.float32), np.zeros((2, 5), np.uint8), np.zeros(0, np.uint8)],
+    ids=lambda v: str(v.shape),
+)
+def test_what_is_no_file_is_refused(video):
+    with pytest.raises(InvalidInputError, match=r"VIDEO is|not a video"):
+        ingest({"VIDEO": video}, IngestLimits())
+
+
 def test_limits_come_from_the_environment_then_the_parameters(monkeypatch):
     assert IngestLimits.from_parameters({"max_frames": "9"}).max_frames == 9
     monkeypatch.setenv("AUTOGAZE_MAX_FRAMES", "5")
     assert IngestLimits.from_parameters({"max_frames": "9"}).max_frames == 5
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "many", "nan", "inf"])
+def test_a_duration_that_is_no_number_above_0_is_refused(text):
+    assert IngestLimits.from_parameters({"max_seconds": "1.5"}).max_seconds == 1.5
+    with pytest.raises(InvalidInputError, match="limit max_seconds is"):
+        IngestLimits.from_parameters({"max_seconds": text})
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "many", "1.5", ""])
