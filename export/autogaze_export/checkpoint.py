@@ -47,11 +47,28 @@ class Checkpoint:
     sha256: str
 
 
+# The name of the checkpoint that comes with this package.
+OPEN = "open"
+
+
+def open_checkpoint() -> Path:
+    """The folder of the open checkpoint (Apache-2.0): inside the installed package, or of the source checkout.
+
+    Raises:
+        NotFoundError: neither has it.
+    """
+    here = Path(__file__).resolve().parent
+    for folder in (here / "checkpoints" / OPEN, here.parents[1] / "checkpoints" / OPEN):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    raise NotFoundError("the open checkpoint is not in this installation; install autogaze-triton again")
+
+
 def load_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
     """Loads a checkpoint from a folder or, where no such folder exists, from a hub id such as ``nvidia/AutoGaze``.
 
     Args:
-        source: folder or hub id.
+        source: folder, hub id, or "open" for the checkpoint that comes with this package.
         revision: branch, tag or commit of a hub id.
 
     Raises:
@@ -60,6 +77,8 @@ def load_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         MissingExtraError: a hub id was given and huggingface_hub is not installed.
     """
     folder = Path(source).expanduser()
+    if not folder.is_dir() and str(source) == OPEN:
+        folder = open_checkpoint()
     if not folder.is_dir():
         folder = _download(str(source), revision)
     elif revision is not None:
@@ -171,7 +190,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _download(hub_id: str, revision: str | None) -> Path:
     if hub_id.startswith((".", "/", "~")) or hub_id.count("/") != 1:
-        raise NotFoundError(f"{hub_id!r} is neither an existing folder nor a hub id of the form owner/name")
+        raise NotFoundError(
+            f"{hub_id!r} is neither an existing folder, nor a hub id of the form owner/name, nor 'open'"
+        )
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

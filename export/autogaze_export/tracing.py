@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +141,39 @@ def strip(spec: ModelSpec, model: onnx.ModelProto) -> onnx.ModelProto:
     for item in (*model.graph.node, *model.graph.initializer):
         item.doc_string = ""
     del model.graph.value_info[:], model.functions[:]
+    _rename_values(model.graph, shapes)
     model.producer_name, model.producer_version, model.doc_string = "autogaze-export", "", ""
     model.ir_version = IR_VERSION
     del model.opset_import[:]
     model.opset_import.extend([onnx.helper.make_opsetid("", OPSET)])
     return model
+
+
+def _rename_values(graph: onnx.GraphProto, keep: Iterable[str]) -> None:
+    """Numbers inner values and nodes in order: the exporter's own names depend on what it traced before."""
+    fixed = {*keep, *(item.name for item in (*graph.input, *graph.output))}
+    names: dict[str, str] = {}
+
+    def renamed(name: str) -> str:
+        if not name or name in fixed:
+            return name
+        return names.setdefault(name, f"inner_{len(names)}")
+
+    for index, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{index}"
+        node.input[:] = [renamed(name) for name in node.input]
+        node.output[:] = [renamed(name) for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = renamed(tensor.name)
+    # Copies: taking a message out of its graph frees what it holds.
+    tensors = {
+        tensor.name: onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in graph.initializer
+    }
+    del graph.initializer[:]
+    graph.initializer.extend(tensors[name] for name in sorted(tensors))
+    symbols = {dim.dim_param for item in graph.input for dim in item.type.tensor_type.shape.dim}
+    for item in graph.output:
+        for axis, dim in enumerate(item.type.tensor_type.shape.dim):
+            # Symbols that the inputs do not have are the exporter's, numbered as it went.
+            if dim.dim_param and dim.dim_param not in symbols:
+                dim.dim_param = f"{item.name}_{axis}"

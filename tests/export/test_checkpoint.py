@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from autogaze_backend import ModelSpec
 from autogaze_client import CheckpointError, NotFoundError
 from autogaze_export import build, load_checkpoint
 from goldens import checkpoint
@@ -199,7 +200,7 @@ def test_a_broken_config_is_named(folder):
 
 @pytest.mark.parametrize("source", ["./nowhere", "nowhere", "/no/such/folder"])
 def test_a_folder_that_does_not_exist_is_named(source):
-    with pytest.raises(NotFoundError, match="neither an existing folder nor a hub id"):
+    with pytest.raises(NotFoundError, match="neither an existing folder, nor a hub id"):
         load_checkpoint(source)
 
 
@@ -227,6 +228,18 @@ def test_a_hub_checkpoint_is_loaded_from_its_snapshot(monkeypatch, seeded_checkp
         "revision": "abc",
         "files": ["config.json", "preprocessor_config.json", "model.safetensors"],
     }
+
+
+def test_the_open_checkpoint_comes_with_the_package():
+    loaded = load_checkpoint("open")
+    assert loaded.stored_dtype == "F16"
+    assert loaded.spec.graph_name == ModelSpec.from_config(checkpoint.config()).graph_name
+
+
+def test_a_folder_called_open_comes_first(seeded_checkpoint, tmp_path, monkeypatch):
+    shutil.copytree(seeded_checkpoint("single"), tmp_path / "open")
+    monkeypatch.chdir(tmp_path)
+    assert load_checkpoint("open").spec.group_size == 1
 
 
 def test_the_single_scale_layout_is_read(seeded_checkpoint):

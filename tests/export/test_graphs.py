@@ -20,7 +20,7 @@ SPECS = {layout: ModelSpec.from_config(checkpoint.config(layout)) for layout in 
 @pytest.mark.parametrize("phase", list(Phase), ids=lambda phase: phase.value)
 @pytest.mark.parametrize("layout", SPECS)
 def test_a_fresh_trace_is_the_shipped_graph(layout, phase):
-    """Node by node, so that a release of torch that merely renumbers values is told from one that changes them."""
+    """Every node, attribute, constant and name; the values inside are numbered in order."""
     import onnx
     from autogaze_export.tracing import trace
 
