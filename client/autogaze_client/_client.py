@@ -18,7 +18,7 @@ from autogaze_client._grpc_messages import ServerAddress
 from autogaze_client._grpc_transport import GrpcTransport
 from autogaze_client._progress import progress_bar
 from autogaze_client._requests import (
-    IN_FLIGHT,
+    STREAM_MODEL,
     GazeSource,
     Request,
     VideoSource,
@@ -26,6 +26,7 @@ from autogaze_client._requests import (
     finish,
     in_context,
     single_request,
+    streamed_frame,
     video_source,
 )
 from autogaze_client._stream import StreamSession
@@ -96,14 +97,18 @@ class GazeClient:
         window_frames: int | None = None,
         start_frame: int = 0,
         max_frames: int | None = None,
+        frame_stride: int = 1,
+        as_stream: bool = False,
+        in_flight: int | None = None,
         progress: bool = False,
         timeout: float | None = None,
     ) -> GazeResult:
         """Chooses the patches that matter in a clip or video.
 
         An array is one clip. A path is read here and sent as windows of ``window_frames`` frames, each an
-        independent clip, whose results are joined in order. Bytes are an encoded video, sent whole and
-        decoded by the server.
+        independent clip, or with ``as_stream`` frame by frame through one stream of the server, which
+        remembers the frames before; the results are joined in order. Bytes are an encoded video, sent whole
+        and decoded by the server.
 
         A ratio without a requirement turns the task-loss stop off; a requirement without a cap means a cap
         of N tokens; both mean both; neither means the checkpoint's configuration. The ratio and
@@ -121,6 +126,10 @@ class GazeClient:
             window_frames: of a path: frames a request; None = 16. Lists of one value a frame are for each window.
             start_frame: of a path: frames to skip first.
             max_frames: of a path: frames to send at most.
+            frame_stride: of a path: send every n-th frame.
+            as_stream: of a path: one stream instead of independent windows; in the resize mode only, and with
+                one value for all frames. Windows are then only how results come.
+            in_flight: of a path: windows that are with the server at a time, which it can batch; None = 4.
             progress: of a path: draw a progress bar, where rich is installed.
             timeout: seconds a request may take; None = ``timeouts.request``.
 
@@ -144,11 +153,22 @@ class GazeClient:
         )
         check_seconds("timeout", timeout)
         if isinstance(frames, str | Path):
-            video = video_source(frames, window_frames, start_frame, max_frames)
-            return GazeResult.concatenate(
-                list(self._windows(video, video.open(), options, progress, timeout))
+            video = video_source(
+                frames,
+                options,
+                window_frames=window_frames,
+                start_frame=start_frame,
+                max_frames=max_frames,
+                frame_stride=frame_stride,
+                as_stream=as_stream,
+                in_flight=in_flight,
             )
-        check_not_of_a_path(window_frames, start_frame, max_frames, progress)
+            return GazeResult.concatenate(
+                list(self._results(video, video.open(), options, progress, timeout))
+            )
+        check_not_of_a_path(
+            window_frames, start_frame, max_frames, frame_stride, as_stream, in_flight, progress
+        )
         return self._send(single_request(frames, options), options, timeout)
 
     def iter_gaze(
@@ -165,13 +185,16 @@ class GazeClient:
         window_frames: int | None = None,
         start_frame: int = 0,
         max_frames: int | None = None,
+        frame_stride: int = 1,
+        as_stream: bool = False,
+        in_flight: int | None = None,
         progress: bool = False,
         timeout: float | None = None,
     ) -> Iterator[GazeResult]:
         """Yields one result a window of a video, in order, as they finish; memory stays bounded.
 
-        Takes and raises what ``gaze`` does. Two windows are with the server while the next is read. Frames
-        count from 0 in every result. Where the video proves truncated, the windows before come first.
+        Takes and raises what ``gaze`` does. ``in_flight`` windows are with the server while the next is read.
+        Frames count from 0 in every result. Where the video proves truncated, the windows before come first.
         """
         options = GazeOptions(
             mode,
@@ -183,8 +206,17 @@ class GazeClient:
             top_k,
         )
         check_seconds("timeout", timeout)
-        video = video_source(path, window_frames, start_frame, max_frames)
-        return self._windows(video, video.open(), options, progress, timeout)
+        video = video_source(
+            path,
+            options,
+            window_frames=window_frames,
+            start_frame=start_frame,
+            max_frames=max_frames,
+            frame_stride=frame_stride,
+            as_stream=as_stream,
+            in_flight=in_flight,
+        )
+        return self._results(video, video.open(), options, progress, timeout)
 
     def stream(
         self,
@@ -195,7 +227,7 @@ class GazeClient:
         top_k: int | None = None,
         restart: bool = False,
         timeout: float | None = None,
-        model_name: str = "autogaze_stream",
+        model_name: str = STREAM_MODEL,
     ) -> StreamSession:
         """Opens a stream, a context manager: ``with client.stream() as stream`` and one push a frame.
 
@@ -281,6 +313,38 @@ class GazeClient:
         except AutoGazeError as error:
             raise in_context(error, request) from error
 
+    def _results(
+        self,
+        video: VideoSource,
+        reader: VideoReader,
+        options: GazeOptions,
+        progress: bool,
+        timeout: float | None,
+    ) -> Iterator[GazeResult]:
+        if not video.as_stream:
+            return self._windows(video, reader, options, progress, timeout)
+        seconds = self.timeouts.request if timeout is None else timeout
+        session = StreamSession(self._transport, STREAM_MODEL, options, restart=False, timeout=seconds)
+        return self._streamed(video, reader, session, progress)
+
+    def _streamed(
+        self, video: VideoSource, reader: VideoReader, session: StreamSession, progress: bool
+    ) -> Iterator[GazeResult]:
+        parts: list[GazeResult] = []
+        with progress_bar(progress, video.path.name, reader.frame_count) as advance, session:
+            for request, frame in video.frames(reader):
+                try:
+                    result = session.push(frame)
+                except AutoGazeError as error:
+                    raise in_context(error, request) from error
+                parts.append(streamed_frame(result, request))
+                advance(1)
+                if len(parts) == video.window_frames:
+                    yield GazeResult.concatenate(parts)
+                    parts = []
+        if parts:
+            yield GazeResult.concatenate(parts)
+
     def _windows(
         self,
         video: VideoSource,
@@ -292,7 +356,7 @@ class GazeClient:
         requests = video.requests(reader, options)
         pending: deque[Future[GazeResult]] = deque()
         failure: AutoGazeError | None = None
-        pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="autogaze")
+        pool = ThreadPoolExecutor(video.in_flight, thread_name_prefix="autogaze")
         try:
             with progress_bar(progress, video.path.name, reader.frame_count) as advance:
                 while True:
@@ -303,7 +367,7 @@ class GazeClient:
                         break
                     if request is None:
                         break
-                    if len(pending) == IN_FLIGHT:
+                    if len(pending) == video.in_flight:
                         result = pending.popleft().result()
                         advance(result.source_size.frames)
                         yield result

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from autogaze_client._errors import AutoGazeError, InvalidInputError
+from autogaze_client._errors import AutoGazeError, InferenceError, InvalidInputError
 from autogaze_client._wire import GazeOptions, Tensors, clip_tensors, decode_result, video_tensors
 from autogaze_client.result import GazeResult, GazeTimings
 from autogaze_client.video import VideoReader
 
 __all__ = [
     "IN_FLIGHT",
+    "STREAM_MODEL",
     "WINDOW_FRAMES",
     "GazeSource",
     "Request",
@@ -25,6 +26,7 @@ __all__ = [
     "finish",
     "in_context",
     "single_request",
+    "streamed_frame",
     "video_source",
 ]
 
@@ -34,8 +36,11 @@ GazeSource = NDArray[np.uint8] | str | Path | bytes
 WINDOW_FRAMES = 16
 """Frames of a window where the caller does not say: what the published model was trained on."""
 
-IN_FLIGHT = 2
-"""Windows of a video that are with the server at a time: one computes while the next travels."""
+IN_FLIGHT = 4
+"""Windows of a video that are with the server at a time, so that it runs them as one batch."""
+
+STREAM_MODEL = "autogaze_stream"
+"""The server's model of streams."""
 
 
 @dataclass(frozen=True)
@@ -47,33 +52,43 @@ class Request:
         frames: frames in it; 0 where only the server knows.
         context: what to say of it when it fails; empty for a lone clip.
         read_ms: time spent decoding its frames on this side.
+        timestamps: seconds of its frames, where they are known on this side.
     """
 
     inputs: Tensors
     frames: int = 0
     context: str = ""
     read_ms: float = 0.0
+    timestamps: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
 class VideoSource:
-    """A video that is read here and sent in windows, each an independent clip.
+    """A video that is read here and sent in windows, each an independent clip, or as one stream.
 
     Attributes:
         path: of the video.
         window_frames: frames a window; the last may be shorter.
         start_frame: frames to skip first.
         max_frames: frames to send at most; None = all.
+        frame_stride: every n-th frame is sent.
+        in_flight: windows that are with the server at a time.
+        as_stream: whether frames go one after another through a stream of the server.
     """
 
     path: Path
     window_frames: int = WINDOW_FRAMES
     start_frame: int = 0
     max_frames: int | None = None
+    frame_stride: int = 1
+    in_flight: int = IN_FLIGHT
+    as_stream: bool = False
 
     def __post_init__(self) -> None:
         if self.window_frames < 1:
             raise InvalidInputError(f"window_frames is {self.window_frames}; it must be 1 or more")
+        if self.in_flight < 1:
+            raise InvalidInputError(f"in_flight is {self.in_flight}; it must be 1 or more")
 
     def open(self) -> VideoReader:
         """The reader of these frames.
@@ -81,7 +96,12 @@ class VideoSource:
         Raises:
             VideoDecodeError: the file is missing or no video.
         """
-        return VideoReader(self.path, start_frame=self.start_frame, max_frames=self.max_frames)
+        return VideoReader(
+            self.path,
+            start_frame=self.start_frame,
+            max_frames=self.max_frames,
+            frame_stride=self.frame_stride,
+        )
 
     def requests(self, reader: VideoReader, options: GazeOptions) -> Iterator[Request]:
         """One request a window, read as they are asked for.
@@ -91,25 +111,50 @@ class VideoSource:
             InvalidInputError: a list of ``options`` does not fit a window.
         """
         first = self.start_frame
-        windows = reader.windows(self.window_frames)
+        windows = reader.timed_windows(self.window_frames)
         while True:
             started = time.perf_counter()
-            frames = next(windows, None)
-            if frames is None:
+            window = next(windows, None)
+            if window is None:
                 return
-            last = first + len(frames) - 1
+            timestamps, frames = window
+            last = first + (len(frames) - 1) * self.frame_stride
             request = Request(
                 inputs={},
                 frames=len(frames),
                 context=f"frames {first} to {last} of {self.path.name}",
                 read_ms=(time.perf_counter() - started) * 1e3,
+                timestamps=timestamps,
             )
             try:
                 inputs = clip_tensors(frames, options)
             except AutoGazeError as error:
                 raise in_context(error, request) from error
             yield replace(request, inputs=inputs)
-            first = last + 1
+            first = last + self.frame_stride
+
+    def frames(self, reader: VideoReader) -> Iterator[tuple[Request, NDArray[np.uint8]]]:
+        """One frame after another for a stream, with what is known of its request.
+
+        Raises:
+            VideoDecodeError: the video is truncated or damaged.
+        """
+        index = self.start_frame
+        frames = reader.timed()
+        while True:
+            started = time.perf_counter()
+            item = next(frames, None)
+            if item is None:
+                return
+            request = Request(
+                inputs={},
+                frames=1,
+                context=f"frame {index} of {self.path.name}",
+                read_ms=(time.perf_counter() - started) * 1e3,
+                timestamps=np.array([item[0]]),
+            )
+            yield request, item[1]
+            index += self.frame_stride
 
 
 def single_request(frames: object, options: GazeOptions) -> Request:
@@ -129,7 +174,13 @@ def single_request(frames: object, options: GazeOptions) -> Request:
 
 
 def check_not_of_a_path(
-    window_frames: int | None, start_frame: int, max_frames: int | None, progress: bool
+    window_frames: int | None,
+    start_frame: int,
+    max_frames: int | None,
+    frame_stride: int,
+    as_stream: bool,
+    in_flight: int | None,
+    progress: bool,
 ) -> None:
     """Refuses, for an array or bytes, the arguments that only a path has.
 
@@ -140,6 +191,9 @@ def check_not_of_a_path(
         "window_frames": (window_frames, window_frames is not None),
         "start_frame": (start_frame, start_frame != 0),
         "max_frames": (max_frames, max_frames is not None),
+        "frame_stride": (frame_stride, frame_stride != 1),
+        "as_stream": (as_stream, bool(as_stream)),
+        "in_flight": (in_flight, in_flight is not None),
         "progress": (progress, bool(progress)),
     }
     for name, (value, is_given) in given.items():
@@ -163,7 +217,19 @@ def finish(outputs: Tensors, request: Request, options: GazeOptions, request_ms:
         request_ms=request_ms,
         decode_ms=(time.perf_counter() - started) * 1e3,
     )
-    return replace(result, timings=timings)
+    timestamps = request.timestamps
+    if timestamps is not None and len(timestamps) != result.source_size.frames:
+        raise InferenceError(
+            f"the response is of {result.source_size.frames} frames, but {len(timestamps)} were sent: the server is "
+            "of another version than this client"
+        )
+    return replace(result, timings=timings, timestamps=timestamps)
+
+
+def streamed_frame(result: GazeResult, request: Request) -> GazeResult:
+    """The result of a stream's frame, with what the video knows of it."""
+    timings = replace(result.timings, read_ms=request.read_ms)
+    return replace(result, timings=timings, timestamps=request.timestamps)
 
 
 def in_context(error: AutoGazeError, request: Request) -> AutoGazeError:
@@ -172,17 +238,37 @@ def in_context(error: AutoGazeError, request: Request) -> AutoGazeError:
 
 
 def video_source(
-    path: object, window_frames: int | None, start_frame: int, max_frames: int | None
+    path: object,
+    options: GazeOptions,
+    *,
+    window_frames: int | None,
+    start_frame: int,
+    max_frames: int | None,
+    frame_stride: int,
+    as_stream: bool,
+    in_flight: int | None,
 ) -> VideoSource:
-    """The windows of the video at ``path``.
+    """The windows of the video at ``path``, or its frames as a stream.
 
     Raises:
-        InvalidInputError: it is no path, or ``window_frames`` is below 1.
+        InvalidInputError: it is no path, a number is below 1, or an argument does not go with ``as_stream``.
     """
     if not isinstance(path, str | Path):
         raise InvalidInputError(
             f"path is a {type(path).__name__}; only a video's path is read in windows: pass one, or give the array or "
             "bytes to gaze()"
         )
+    if as_stream:
+        if in_flight is not None:
+            raise InvalidInputError(
+                f"in_flight is {in_flight}, but the frames of a stream depend on each other and go one at a time; "
+                "leave it out"
+            )
+        for name in ("gazing_ratio", "max_gaze_tokens_each_frame"):
+            if np.ndim(getattr(options, name)) > 0:
+                raise InvalidInputError(
+                    f"{name} is a list, but a stream's frames are requests of their own; pass one number for all"
+                )
     windows = WINDOW_FRAMES if window_frames is None else window_frames
-    return VideoSource(Path(path), windows, start_frame, max_frames)
+    flight = IN_FLIGHT if in_flight is None else in_flight
+    return VideoSource(Path(path), windows, start_frame, max_frames, frame_stride, flight, as_stream)

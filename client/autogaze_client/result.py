@@ -83,6 +83,8 @@ class GazeResult:
         mode: how frames became the model's input.
         source_size: frames, height and width of the clip.
         timings: where the time went.
+        timestamps: float64 ``[T]``, the second at which each frame is shown, on the video's own clock; None
+            where the frames were an array, or decoded by the server.
     """
 
     generated: AutoGazeGenerateOutput
@@ -90,6 +92,7 @@ class GazeResult:
     mode: AutoGazeInferenceMode
     source_size: SourceSize
     timings: GazeTimings = field(default_factory=GazeTimings)
+    timestamps: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if self.fixations.ndim != 2 or self.fixations.shape[1] != 7:
@@ -100,6 +103,10 @@ class GazeResult:
                 f"num_gazing_each_frame covers {frames} frames, but the source has "
                 f"{self.source_size.frames}; "
                 "they must agree"
+            )
+        if self.timestamps is not None and self.timestamps.shape != (frames,):
+            raise InvalidInputError(
+                f"timestamps has shape {list(self.timestamps.shape)}; it must be one a frame, [{frames}]"
             )
 
     @cached_property
@@ -163,13 +170,15 @@ class GazeResult:
     def concatenate(cls, parts: Sequence[GazeResult]) -> GazeResult:
         """Joins consecutive clips of one video in time; frames count on from part to part.
 
+        Timestamps are joined where every part has them, else None.
+
         Raises:
             InvalidInputError: no parts, or parts of different modes, frame sizes, tiles or scales.
         """
         if not parts:
             raise InvalidInputError("there are no results to concatenate; pass at least one")
         first = parts[0]
-        fixations, frames = [], 0
+        fixations, timestamps, frames = [], [], 0
         for part in parts:
             size = part.source_size
             if (part.mode, size.height, size.width) != (
@@ -182,6 +191,8 @@ class GazeResult:
                     f"{first.mode.value} "
                     f"result of {first.source_size.width}x{first.source_size.height}; join parts of one video"
                 )
+            if part.timestamps is not None:
+                timestamps.append(part.timestamps)
             shift = np.array([frames, 0, 0, 0, 0, 0, 0], np.float32)
             fixations.append(part.fixations + shift)
             frames += size.frames
@@ -191,6 +202,7 @@ class GazeResult:
             mode=first.mode,
             source_size=SourceSize(frames, first.source_size.height, first.source_size.width),
             timings=GazeTimings.total([part.timings for part in parts]),
+            timestamps=np.concatenate(timestamps) if len(timestamps) == len(parts) else None,
         )
 
     def metrics(self) -> dict[str, Any]:
@@ -204,7 +216,7 @@ class GazeResult:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: mode, source size, scales, token counts, timings, and every frame's fixations."""
+        """Plain values: mode, source size, scales, token counts, timings, timestamps, and every frame's fixations."""
         return {
             "mode": self.mode.value,
             "source_size": {
@@ -219,6 +231,7 @@ class GazeResult:
             "tokens_per_frame": self.tokens_per_frame.tolist(),
             "gaze_ratio": self.gaze_ratio,
             "timings": self.timings.to_dict(),
+            "timestamps": None if self.timestamps is None else self.timestamps.tolist(),
             **self.trace.to_dict(),
         }
 
