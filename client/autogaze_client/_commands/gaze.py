@@ -6,12 +6,24 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from autogaze_client._errors import InvalidInputError
 
 if TYPE_CHECKING:
     from autogaze_client.result import GazeResult
+    from autogaze_client.visualization.rendering import PanelOptions, PanelsReport
 
-_MODES = ("resize", "tiled_resize_to_grid", "tiled_full_resolution")
+_Choice = TypeVar("_Choice", bound=Enum)
+
+_MODES = ("resize", "tiled", "tiled_resize_to_grid", "tiled_full_resolution")
+_TILED = "tiled_full_resolution"
+_STYLES = ("overlay", "image-overlay", "image-mask-only", "scale-rows")
+_GEOMETRIES = ("native", "deduplicated", "effective")
+_VIEWS = ("interframe", "full-blend")
+_PANEL_OPTIONS = ("style", "geometry", "view", "panels", "format", "keyframe_interval", "blend_alpha")
 
 
 class Command:
@@ -25,7 +37,12 @@ class Command:
         parser.add_argument("--url", default="localhost:8001", help="gRPC endpoint (default: %(default)s)")
         parser.add_argument("--out", default="autogaze-out", metavar="DIR", help="default: %(default)s")
         parser.add_argument("--frames", type=int, metavar="N", help="gaze at the first N frames only")
-        parser.add_argument("--mode", choices=_MODES, default=_MODES[0], help="default: %(default)s")
+        parser.add_argument(
+            "--mode",
+            choices=_MODES,
+            default=_MODES[0],
+            help=f"default: %(default)s; tiled is {_TILED}",
+        )
         parser.add_argument(
             "--gazing-ratio", type=float, metavar="R", help="share of tokens at most, in (0, 1]"
         )
@@ -34,6 +51,23 @@ class Command:
         )
         parser.add_argument("--max-gaze-tokens", type=int, metavar="N", help="tokens a frame at most")
         parser.add_argument("--timeout", type=float, metavar="S", help="seconds a request may take")
+        panels = parser.add_argument_group(
+            "panels", "any of these also writes panels.mp4, panels.gif or panels.png, and measures them"
+        )
+        panels.add_argument("--style", choices=_STYLES, help="of the mask panel (default: image-mask-only)")
+        panels.add_argument("--geometry", choices=_GEOMETRIES, help="of the cells (default: native)")
+        panels.add_argument("--view", choices=_VIEWS, help="of the output panel (default: interframe)")
+        panels.add_argument("--panels", metavar="LIST", help="columns (default: input,mask,output)")
+        panels.add_argument("--format", metavar="LIST", help="of mp4, gif and png (default: mp4)")
+        panels.add_argument(
+            "--keyframe-interval",
+            type=int,
+            metavar="N",
+            help="frames from one whole output to the next; 0 = only the first (default: 30)",
+        )
+        panels.add_argument(
+            "--blend-alpha", type=float, metavar="A", help="share of mixed-in colours (default: 0.38)"
+        )
 
     def run(self, args: argparse.Namespace) -> int:
         """Runs it; returns the exit status."""
@@ -41,12 +75,13 @@ class Command:
         from autogaze_client.report import check_report_extras, write_report
 
         check_report_extras()
+        panel_options = chosen_panels(args)
         with GazeClient(args.url) as client:
             before = client.statistics()
             started = time.perf_counter()
             result = client.gaze(
                 args.video,
-                mode=args.mode,
+                mode=_TILED if args.mode == "tiled" else args.mode,
                 gazing_ratio=args.gazing_ratio,
                 task_loss_requirement=args.task_loss_requirement,
                 max_gaze_tokens_each_frame=args.max_gaze_tokens,
@@ -63,9 +98,74 @@ class Command:
         stages = stage_times(result, server, elapsed_ms)
         print_table(result, stages)
         paths = write_report(args.out, args.video, result, stages)
-        for path in (paths.gaze, paths.metrics, paths.mask_video, paths.contact_sheet):
+        written = [paths.gaze, paths.metrics, paths.mask_video, paths.contact_sheet]
+        if panel_options is not None:
+            panels = draw_panels(args, result, panel_options, stages)
+            written += panels.paths
+        for path in written:
             print(f"wrote {path}")
         return 0
+
+
+def chosen_panels(args: argparse.Namespace) -> PanelOptions | None:
+    """The panels that the arguments ask for; None where they ask for none.
+
+    Raises:
+        InvalidInputError: a name is unknown, or a number breaks its rule.
+    """
+    if all(getattr(args, name) is None for name in _PANEL_OPTIONS):
+        return None
+    from autogaze_client.visualization.modes import (
+        AutoGazeMaskGeometryMode,
+        AutoGazeMaskVisualizationMode,
+        AutoGazeVisualizationMode,
+    )
+    from autogaze_client.visualization.rendering import Panel, PanelFormat, PanelOptions
+
+    options = PanelOptions()
+    interval, alpha = args.keyframe_interval, args.blend_alpha
+    return PanelOptions(
+        panels=options.panels if args.panels is None else _parse_list(Panel, "--panels", args.panels),
+        formats=options.formats if args.format is None else _parse_list(PanelFormat, "--format", args.format),
+        style=AutoGazeMaskVisualizationMode.parse(args.style or options.style),
+        geometry=AutoGazeMaskGeometryMode.parse(args.geometry or options.geometry),
+        view=AutoGazeVisualizationMode.parse(args.view or options.view),
+        keyframe_duration=options.keyframe_duration if interval is None else interval,
+        blend_alpha=options.blend_alpha if alpha is None else alpha,
+    )
+
+
+def draw_panels(
+    args: argparse.Namespace, result: GazeResult, options: PanelOptions, stages: Mapping[str, float]
+) -> PanelsReport:
+    """Writes the panels, prints what was measured, and adds it to the metrics."""
+    from autogaze_client.result import write_json
+    from autogaze_client.visualization.rendering import write_panels
+
+    report = write_panels(args.out, args.video, result, options, progress=True)
+    fps = {
+        "client request": 1e3 * result.source_size.frames / max(result.timings.request_ms, 1e-6),
+        "elapsed in all": 1e3 * result.source_size.frames / max(stages["elapsed in all"], 1e-6),
+        **report.metrics["fps"],
+    }
+    metrics = {**result.metrics(), "stage_ms": dict(stages), "panels": report.metrics, "fps": fps}
+    write_json(Path(args.out) / "metrics.json", metrics)
+    psnr = report.metrics["psnr_db"]
+    print(f"mask ratio    {report.metrics['mask_ratio']:.1%}")
+    print(f"update ratio  {report.metrics['update_ratio']:.1%}")
+    print(f"psnr          {'-' if psnr is None else f'{psnr:.1f} dB'}")
+    return report
+
+
+def _parse_list(kind: type[_Choice], option: str, text: str) -> tuple[_Choice, ...]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    known = {str(choice.value): choice for choice in kind}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InvalidInputError(
+            f"{option} holds {unknown[0]!r}; it takes a comma-separated list of {', '.join(known)}"
+        )
+    return tuple(known[name] for name in dict.fromkeys(names))
 
 
 def stage_times(result: GazeResult, server: Mapping[str, float], elapsed_ms: float) -> dict[str, float]:
