@@ -17,6 +17,8 @@ Array = NDArray[Any]
 
 UNSET = -1
 
+_FLOATS = ("GAZING_RATIO", "TASK_LOSS_REQUIREMENT")
+
 
 @dataclass(frozen=True)
 class Knobs:
@@ -45,7 +47,7 @@ class Knobs:
         """Reads the knobs; a tensor that is absent, empty, all NaN or all −1 is unset.
 
         Raises:
-            InvalidInputError: an unknown mode, or more values than a scalar knob takes.
+            InvalidInputError: another type than the wire's, an unknown mode, or more values than a scalar knob takes.
         """
         mode = _scalar(tensors, "MODE")
         requirement = _scalar(tensors, "TASK_LOSS_REQUIREMENT")
@@ -88,6 +90,9 @@ def _values(tensors: Mapping[str, Array], name: str) -> Array | None:
     values = tensors.get(name)
     if values is None or values.size == 0:
         return None
+    dtype = np.float32 if name in _FLOATS else np.int32
+    if values.dtype != dtype:
+        raise InvalidInputError(f"{name} is {values.dtype}; it must be {np.dtype(dtype)}")
     values = values.reshape(-1)
     unset = np.isnan(values) if values.dtype.kind == "f" else values == UNSET
     return None if unset.all() else values

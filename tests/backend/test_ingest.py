@@ -52,6 +52,15 @@ def test_knobs_survive_the_way_through_ingest():
     assert (knobs.top_k, knobs.target_scales, knobs.target_patch_size) == (3, (56, 112), 14)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [("TOP_K", np.array([np.inf], np.float32), "int32"), ("GAZING_RATIO", np.array([0.5]), "float32")],
+)
+def test_a_knob_of_another_type_is_refused(name, value, wanted):
+    with pytest.raises(InvalidInputError, match=f"{name} is {value.dtype}; it must be {wanted}"):
+        Knobs.from_tensors({name: value})
+
+
 @pytest.mark.parametrize("unset", [np.zeros(0, np.float32), np.full(2, np.nan, np.float32)])
 def test_empty_and_nan_mean_unset(unset):
     assert Knobs.from_tensors({"GAZING_RATIO": unset}).gazing_ratio is None
