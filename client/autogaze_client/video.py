@@ -106,10 +106,15 @@ class VideoReader:
         self._stride = frame_stride
         self._max_pixels = max_pixels
         self._check = check
+        self._pixel_aspect: Fraction | None = None
+        if max_pixels is not None:
+            # Opening decodes, too, and containers that announce no streams give the limit to no decoder then.
+            with self._open(parsed_only=True) as container:
+                self._check_size(1, container.streams.video[0].height, container.streams.video[0].width)
         with self._open() as container:
             stream = container.streams.video[0]
             self._stored_size: tuple[int, int] = stream.height, stream.width
-            self._pixel_aspect: Fraction | None = stream.sample_aspect_ratio or None
+            self._pixel_aspect = stream.sample_aspect_ratio or None
             self._check_size(1, *self._stored_size)
             rate = stream.average_rate or stream.guessed_rate
             self.fps: Fraction = Fraction(rate.numerator, rate.denominator) if rate else Fraction(25)
@@ -315,12 +320,14 @@ class VideoReader:
             f"get the whole file again, or read no more than max_frames={decoded}"
         )
 
-    def _open(self, *, ignore_editlist: bool = False) -> InputContainer:
+    def _open(self, *, ignore_editlist: bool = False, parsed_only: bool = False) -> InputContainer:
         av = _import_av("reading a video")
         if isinstance(self._source, Path) and not self._source.is_file():
             raise VideoDecodeError(f"{self.name}: there is no such file; check the path")
         options = {"ignore_editlist": "1"} if ignore_editlist else {}
-        options |= self._decoder_options()  # Opening decodes, too, where a header does not tell enough.
+        options |= self._decoder_options()
+        if parsed_only:
+            options |= {"codec_whitelist": "none"}
         file: io.BytesIO | str
         if isinstance(self._source, bytes):
             # PyAV reads the bytes itself, which needs none of FFmpeg's protocols.

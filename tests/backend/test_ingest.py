@@ -189,15 +189,35 @@ except InvalidInputError as error:
 """
 
 
-def test_a_decompression_bomb_is_refused_before_a_frame_is_allocated():
-    content = vp8_bomb()
-    assert len(content) < 4096
+def black(container: str) -> bytes:
+    """A few kilobytes that hold pictures of 25 MB."""
+    return tagged_video(
+        picture=np.zeros((4096, 4096, 3), np.uint8), frames=2, container=container, pix_fmt="yuv420p"
+    )
+
+
+@pytest.mark.parametrize("container", ["mp4", "mpegts", "flv"])
+def test_black_pictures_are_refused_before_one_is_allocated(container):
+    """MPEG-TS and FLV announce no streams, so FFmpeg decodes as it opens them unless it is kept from it."""
+    grown_kb, message = refused(black(container))
+    assert grown_kb < 20_000
+    assert "4096×4096 have 16777216 pixels" in message
+
+
+def refused(content: bytes) -> tuple[int, str]:
+    """By how many KiB a process grew that refused the file, and what it said."""
+    assert len(content) < 8192
     run = subprocess.run(
         [sys.executable, "-c", MEMORY], input=content, capture_output=True, timeout=60, check=True
     )
     grown_kb, message = run.stdout.decode().split(maxsplit=1)
+    return int(grown_kb), message
+
+
+def test_a_decompression_bomb_is_refused_before_a_frame_is_allocated():
+    grown_kb, message = refused(vp8_bomb())
     # A picture of that size has 403 MB in 4:2:0.
-    assert int(grown_kb) < 40_000
+    assert grown_kb < 40_000
     assert "larger than max_pixels=1000000 allows" in message
 
 
