@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import generate, memory, readout, streams, visualization
+from benchmarks import generate, memory, readout, streams, transport, visualization
 from benchmarks.report import table, write
 
 BENCHMARKS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "generate": generate.run,
     "streams": streams.run,
     "memory": memory.run,
+    "transport": transport.run,
     "readout": readout.run,
     "visualization": visualization.run,
 }

@@ -147,6 +147,7 @@ def model_statistics(response: Any) -> tuple[ModelStatistics, ...]:
             requests=stats.inference_stats.success.count,
             total_ns=stats.inference_stats.success.ns,
             queue_ns=stats.inference_stats.queue.ns,
+            compute_ns=stats.inference_stats.compute_infer.ns,
         )
         for stats in response.model_stats
     )

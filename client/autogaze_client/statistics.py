@@ -16,12 +16,14 @@ class ModelStatistics:
         requests: requests that succeeded.
         total_ns: nanoseconds that these requests spent in the model, waiting included.
         queue_ns: of those, nanoseconds spent waiting for an instance or a batch.
+        compute_ns: of those, nanoseconds in the model's own code, its inputs and outputs not counted.
     """
 
     model: str
     requests: int
     total_ns: int
     queue_ns: int
+    compute_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class ServerStatistics:
                         requests=model.requests - base.requests,
                         total_ns=model.total_ns - base.total_ns,
                         queue_ns=model.queue_ns - base.queue_ns,
+                        compute_ns=model.compute_ns - base.compute_ns,
                     )
                 )
         return ServerStatistics(tuple(changes))

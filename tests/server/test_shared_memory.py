@@ -24,8 +24,10 @@ FRAMES = clips.synthetic_clip(3, 240, 320, 5)
 KNOBS = {"gazing_ratio": 0.05}
 
 
-def client_files() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("autogaze-client-")}
+def client_files(process: int | None = None) -> set[str]:
+    """The regions of one process; other clients on this machine are none of ours."""
+    prefix = f"autogaze-client-{process or os.getpid()}-"
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(prefix)}
 
 
 def server_regions(url: str) -> set[str]:
@@ -131,13 +133,13 @@ def test_a_killed_client_leaves_no_memory_and_the_next_one_tells_the_server(serv
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline().strip() == "done"
-    assert len(client_files()) == 1
+    assert len(client_files(process.pid)) == 1
     process.send_signal(signal.SIGKILL)
     process.wait()
     deadline = time.monotonic() + 10
-    while client_files() and time.monotonic() < deadline:
+    while client_files(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert client_files() == set()
+    assert client_files(process.pid) == set()
     assert len(server_regions(server.url)) == 1, "the server still holds what the dead client registered"
     with GazeClient(server.url) as client:
         client.gaze(FRAMES, **KNOBS)

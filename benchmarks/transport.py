@@ -1,0 +1,89 @@
+"""How pixels reach the server: the wire, shared memory, and encoded video, for 720p and 1080p clips on one machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from autogaze_backend.serving import TritonServer, TritonServerConfig, model_repository_path
+from autogaze_client import GazeClient, VideoWriter
+from autogaze_export import build
+
+from benchmarks.generate import checkpoint, clips
+from benchmarks.report import alternate, table
+
+# As little model as possible, so that the rest of the request can be seen: one group of tokens a frame.
+KNOBS = {"max_gaze_tokens_each_frame": 1}
+FRAMES = 16
+SIZES = {"720p": (720, 1280), "1080p": (1080, 1920)}
+
+
+def run(repeats: int = 7) -> list[dict[str, Any]]:
+    """Times 16-frame clips against the real server, alternating; server compute is Triton's own count.
+
+    The compute of ``autogaze_ingest`` holds the decoding of encoded video, and that of ``autogaze_generate`` the
+    resize; what is left of a request is transport: copies, serialising, queues.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source = checkpoint.write_checkpoint(Path(folder) / "checkpoint")
+        bundle = build(source, Path(folder) / "bundle")
+        config = TritonServerConfig(
+            model_repository_path(), 0, 0, 0, environment={"AUTOGAZE_BUNDLE": str(bundle)}
+        )
+        with TritonServer(config, on_log=lambda line: None) as server:
+            server.wait_until_ready(120)
+            return [row for name in SIZES for row in _size(server.url, name, Path(folder), repeats)]
+
+
+def _size(url: str, name: str, folder: Path, repeats: int) -> list[dict[str, Any]]:
+    frames = clips.synthetic_clip(FRAMES, *SIZES[name], 3)
+    path = folder / f"{name}.mp4"
+    with VideoWriter(path, fps=25) as writer:
+        for frame in frames:
+            writer.write(frame)
+    encoded = path.read_bytes()
+    with GazeClient(url, shared_memory=False) as wire, GazeClient(url, shared_memory=True) as shared:
+        ways: dict[str, tuple[GazeClient, Any, int]] = {
+            "wire": (wire, frames, frames.nbytes),
+            "shared memory": (shared, frames, frames.nbytes),
+            "encoded": (wire, encoded, len(encoded)),
+        }
+        compute: dict[str, list[float]] = {way: [] for way in ways}
+
+        def measured(way: str) -> Callable[[], None]:
+            client, source, _ = ways[way]
+
+            def once() -> None:
+                before = client.statistics()
+                client.gaze(source, **KNOBS)
+                spent = client.statistics().since(before)
+                compute[way].append(
+                    sum(model.compute_ns for model in spent.models if model.model != "autogaze") / 1e6
+                )
+
+            return once
+
+        timings = alternate({way: measured(way) for way in ways}, repeats=repeats, warmup=1)
+    rows = []
+    for way, (_, _, size) in ways.items():
+        inside = float(np.median(compute[way]))
+        rows.append(
+            {
+                "clip": f"{FRAMES} frames {name}",
+                "way": way,
+                "MB sent": size / 1e6,
+                "request, ms": timings[way].median,
+                "server compute, ms": inside,
+                "transport, ms": timings[way].median - inside,
+            }
+        )
+    for row in rows:
+        row["wire / this"] = rows[0]["transport, ms"] / row["transport, ms"]
+    return rows
+
+
+if __name__ == "__main__":
+    print(table(run()))
