@@ -109,8 +109,7 @@ class VideoReader:
         self._pixel_aspect: Fraction | None = None
         if max_pixels is not None:
             # Opening decodes, too, and containers that announce no streams give the limit to no decoder then.
-            with self._open(parsed_only=True) as container:
-                self._check_size(1, container.streams.video[0].height, container.streams.video[0].width)
+            self._check_size(1, *self._parsed_size())
         with self._open() as container:
             stream = container.streams.video[0]
             self._stored_size: tuple[int, int] = stream.height, stream.width
@@ -327,7 +326,8 @@ class VideoReader:
         options = {"ignore_editlist": "1"} if ignore_editlist else {}
         options |= self._decoder_options()
         if parsed_only:
-            options |= {"codec_whitelist": "none"}
+            # Without decoders FFmpeg would look for the rest in the whole of its 5 MB.
+            options |= {"codec_whitelist": "none", "probesize": str(1 << 17)}
         file: io.BytesIO | str
         if isinstance(self._source, bytes):
             # PyAV reads the bytes itself, which needs none of FFmpeg's protocols.
@@ -351,6 +351,14 @@ class VideoReader:
             container.close()
             raise VideoDecodeError(f"{self.name}: its codec is unknown; re-encode the video as H.264")
         return container
+
+    def _parsed_size(self) -> tuple[int, int]:
+        """Height and width that the headers tell without decoding; 0 where they do not."""
+        try:
+            with self._open(parsed_only=True) as container:
+                return container.streams.video[0].height, container.streams.video[0].width
+        except VideoDecodeError:
+            return 0, 0  # Opening for decoding will say what is wrong.
 
     def _decoder_options(self) -> dict[str, str]:
         """What keeps decoders from allocating pictures above the limit.
