@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autogaze_client._declared import DeclaredEnd, declared_frames
 from autogaze_client._errors import InvalidInputError, MissingExtraError, VideoDecodeError
 from autogaze_client._pictures import Orientation, square_width, to_rgb
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-    from av.video.stream import VideoStream
 
 __all__ = ["VideoReader", "VideoWriter"]
 
@@ -27,11 +26,8 @@ __all__ = ["VideoReader", "VideoWriter"]
 # from anyone, so they get containers that hold their pictures themselves; files, a few more of that kind.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg"
 _FILE_CONTAINERS = f"{_CONTAINERS},apng,asf,gif,h264,hevc,ivf,mpegvideo,mxf,yuv4mpegpipe"
-# Those whose duration is stored rather than found by looking at the file's end.
-_DECLARING_DURATION = ("flv", "matroska,webm")
 # What the writer writes, in FFmpeg's numbers.
 _BT709, _LIMITED, _FULL = 1, 1, 2
-_CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
 def _import_av(feature: str) -> Any:
@@ -119,7 +115,7 @@ class VideoReader:
             self.fps: Fraction = Fraction(rate.numerator, rate.denominator) if rate else Fraction(25)
             self.seconds: float | None = container.duration / 1e6 if container.duration else None
             """Duration that the file declares or its timestamps suggest; None = unknown."""
-            self.declared_frames: int | None = _declared_frames(stream)
+            self.declared_frames: int | None = declared_frames(stream)
             total = self.declared_frames
             if total is None and container.duration:
                 total = round(Fraction(container.duration, 1_000_000) * self.fps)
@@ -282,7 +278,7 @@ class VideoReader:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO" if threads else "SLICE"
             stream.codec_context.options = self._decoder_options()
-            end = None if self.declared_frames is not None else _DeclaredEnd.of(container, stream, self.fps)
+            end = None if self.declared_frames is not None else DeclaredEnd.of(container, stream, self.fps)
             try:
                 for packet in container.demux(*([stream] if end is None else end.streams)):
                     if packet.is_corrupt:
@@ -374,72 +370,6 @@ def _stacked(
     window: list[tuple[float, NDArray[np.uint8]]],
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     return np.array([seconds for seconds, _ in window]), np.stack([frame for _, frame in window])
-
-
-def _declared_frames(stream: VideoStream) -> int | None:
-    if stream.frames:
-        return int(stream.frames)
-    # Matroska has no field for it; its usual muxer leaves a tag.
-    for name, value in stream.metadata.items():
-        if name.upper().startswith("NUMBER_OF_FRAMES") and value.isdigit():
-            return int(value)
-    return None
-
-
-class _DeclaredEnd:
-    """When a file says that it ends, and whether its packets get there.
-
-    Attributes:
-        seconds: the declared end, on the clock of the packets' timestamps.
-        streams: those of which one must reach it.
-        reached: the latest end of a packet seen.
-    """
-
-    def __init__(self, seconds: Fraction, streams: Sequence[Any], frame: Fraction) -> None:
-        self.seconds = seconds
-        self.streams = streams
-        self.reached = Fraction(0)
-        self._frame = frame
-        self._slack = frame * 3 / 2
-
-    @classmethod
-    def of(cls, container: InputContainer, stream: VideoStream, fps: Fraction) -> _DeclaredEnd | None:
-        """The end of the video where the file declares it, else of all streams; None where it does not."""
-        if container.format.name not in _DECLARING_DURATION or not container.duration:
-            return None
-        seconds = Fraction(container.duration, 1_000_000)
-        streams: Sequence[Any] = [other for other in container.streams if other.type in ("video", "audio")]
-        own = _tagged_duration(stream)
-        # A tag that was copied from a longer file is no promise of this one.
-        if own is not None and own <= seconds:
-            seconds, streams = own, [stream]
-        # Some muxers count from the first timestamp, others from 0; a duration shorter than the start tells.
-        start = Fraction(container.start_time or 0, 1_000_000)
-        return cls(seconds if seconds > start else start + seconds, streams, 1 / fps)
-
-    def see(self, packet: Any) -> None:
-        """Notes when a packet ends."""
-        if packet.pts is None:
-            return
-        base = Fraction(packet.time_base.numerator, packet.time_base.denominator)
-        length = packet.duration * base if packet.duration else self._frame
-        if packet.stream.type == "audio":
-            # Encoders count the padding of the last packet, which is not always played.
-            self._slack = max(self._slack, length * 3 / 2)
-        self.reached = max(self.reached, packet.pts * base + length)
-
-    @property
-    def is_missed(self) -> bool:
-        """Whether more than rounding and a frame's unknown length are missing."""
-        return self.reached + self._slack < self.seconds
-
-
-def _tagged_duration(stream: VideoStream) -> Fraction | None:
-    """Matroska's duration of a stream in seconds, a tag such as ``00:00:02.400000000``."""
-    for name, value in stream.metadata.items():
-        if name.upper().partition("-")[0] == "DURATION" and (match := _CLOCK.fullmatch(value)):
-            return int(match[1]) * 3600 + int(match[2]) * 60 + Fraction(match[3])
-    return None
 
 
 class VideoWriter:
