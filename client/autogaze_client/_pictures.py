@@ -18,6 +18,7 @@ _HD_HEIGHT = 720
 # From FFmpeg's AVColorSpace to the matrices of its scaler; 5 and 6 are the same BT.601.
 _BT709, _BT601 = 1, 5
 _MATRICES = {1: _BT709, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9, 10: 9}
+_NAMES = {_BT709: "ITU709", 4: "FCC", _BT601: "ITU601", 7: "SMPTE240M"}
 # Bilinear, full chroma, and roundings that are right and do not depend on the processor: FFmpeg's default is a
 # level too dark for 4:2:0, and accurate rounding without full chroma two.
 _SCALER = 0x2 | 0x2000 | 0x40000 | 0x80000
@@ -108,18 +109,38 @@ def to_rgb(frame: Any, width: int, reformatter: Any) -> NDArray[np.uint8]:
     Matrix and range are the frame's. Where it names no matrix, BT.709 from 720 rows on, else BT.601; where it
     names no range, limited for YUV and full for RGB, grey and the JPEG formats: what players assume.
     ``reformatter`` is a ``VideoReformatter``, which sets itself up once for frames of one kind.
+
+    Raises:
+        VideoDecodeError: this PyAV is too old for the matrix.
     """
     matrix = _MATRICES.get(int(frame.colorspace), _BT709 if frame.height >= _HD_HEIGHT else _BT601)
-    converted = reformatter.reformat(
-        frame,
-        width=width,
-        format="rgb24",
-        src_colorspace=matrix,
-        dst_colorspace=matrix,
-        src_color_range=_range_of(frame),
-        dst_color_range=_FULL,
-        interpolation=_SCALER,
-    )
+    wanted = {"width": width, "format": "rgb24"}
+    source_range = _range_of(frame)
+    try:
+        converted = reformatter.reformat(
+            frame,
+            src_colorspace=matrix,
+            dst_colorspace=matrix,
+            src_color_range=source_range,
+            dst_color_range=_FULL,
+            interpolation=_SCALER,
+            **wanted,
+        )
+    except KeyError:  # Older versions of PyAV take names only, and one flag.
+        name = _NAMES.get(matrix)
+        if name is None:
+            raise VideoDecodeError(
+                "the BT.2020 matrix needs a newer PyAV; pip install --upgrade av"
+            ) from None
+        converted = reformatter.reformat(
+            frame,
+            src_colorspace=name,
+            dst_colorspace=name,
+            src_color_range="JPEG" if source_range == _FULL else "MPEG",
+            dst_color_range="JPEG",
+            interpolation="BILINEAR",
+            **wanted,
+        )
     return np.asarray(converted.to_ndarray(), np.uint8)
 
 

@@ -27,7 +27,7 @@ __all__ = ["VideoReader", "VideoWriter"]
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg"
 _FILE_CONTAINERS = f"{_CONTAINERS},apng,asf,gif,h264,hevc,ivf,mpegvideo,mxf,yuv4mpegpipe"
 # What the writer writes, in FFmpeg's numbers.
-_BT709, _LIMITED, _FULL = 1, 1, 2
+_BT709, _LIMITED = 1, 1
 
 
 def _import_av(feature: str) -> Any:
@@ -252,6 +252,8 @@ class VideoReader:
         av = _import_av("reading a video")
         try:
             return turn.apply(to_rgb(frame, self._square_width(frame.width), reformatter))
+        except VideoDecodeError as error:
+            raise VideoDecodeError(f"{self.name}: {error}") from error
         except av.error.FFmpegError as error:
             raise VideoDecodeError(
                 f"{self.name}: pixels of format {frame.format.name} cannot be converted to RGB ({error.strerror}); "
@@ -422,7 +424,7 @@ class VideoWriter:
         padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         rgb = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
         picture = rgb.reformat(
-            format="yuv420p", dst_colorspace=_BT709, src_color_range=_FULL, dst_color_range=_LIMITED
+            format="yuv420p", dst_colorspace="ITU709", src_color_range="JPEG", dst_color_range="MPEG"
         )
         self._container.mux(self._stream.encode(picture))
 
