@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autogaze_client._errors import InvalidInputError
+from autogaze_client._errors import InvalidInputError, MissingExtraError
 from autogaze_client.fixations import FrameFixationTrace
 from autogaze_client.generated import AutoGazeGenerateOutput
 from autogaze_client.modes import AutoGazeInferenceMode
@@ -143,8 +143,11 @@ class GazeResult:
     def _vocabulary(self) -> int:
         return self.generated.num_vision_tokens_each_frame * len(self.generated.gazing_pos)
 
-    def gazing_info(self) -> dict[str, NDArray[Any]]:
+    def gazing_info(self, *, as_torch: bool = False) -> dict[str, Any]:
         """The keyword arguments that upstream's sparse ViT takes as ``gazing_info``.
+
+        Args:
+            as_torch: gives torch tensors, which the ViT takes, instead of numpy arrays.
 
         Returns:
             ``gazing_pos`` int64 ``[1, S]``, ``num_gazing_each_frame`` int64 ``[T]`` and
@@ -152,6 +155,7 @@ class GazeResult:
 
         Raises:
             InvalidInputError: the result is tiled: ids are local to tiles, which no sparse ViT expects.
+            MissingExtraError: torch is asked for and not installed.
         """
         if self.mode.is_tiled:
             raise InvalidInputError(
@@ -160,11 +164,19 @@ class GazeResult:
                 "more detail), "
                 "or read .fixations"
             )
-        return {
+        info: dict[str, Any] = {
             "gazing_pos": self.generated.gazing_pos,
             "num_gazing_each_frame": self.generated.num_gazing_each_frame,
             "if_padded_gazing": self.generated.if_padded_gazing,
         }
+        if not as_torch:
+            return info
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingExtraError.for_extra("gazing_info(as_torch=True)", "export", error) from error
+        # A copy: numpy's arrays may be read-only views of a response.
+        return {name: torch.from_numpy(array.copy()) for name, array in info.items()}
 
     @classmethod
     def concatenate(cls, parts: Sequence[GazeResult]) -> GazeResult:

@@ -103,3 +103,14 @@ def test_server_time_is_known_only_where_all_parts_know_it():
 def test_fixations_of_another_shape_are_refused():
     with pytest.raises(InvalidInputError, match=r"must be \[n, 7\]"):
         GazeResult(generated_for(1), np.zeros((2, 6), np.float32), RESIZE, SourceSize(1, 4, 4))
+
+
+def test_gazing_info_as_torch_tensors():
+    torch = pytest.importorskip("torch", reason="gives torch tensors; pip install 'autogaze-triton[export]'")
+    result = result_of(2)
+    numpy_info, info = result.gazing_info(), result.gazing_info(as_torch=True)
+    assert info["gazing_pos"].dtype == torch.int64
+    assert info["if_padded_gazing"].dtype == torch.bool
+    assert {name: tensor.tolist() for name, tensor in info.items()} == {
+        name: array.tolist() for name, array in numpy_info.items()
+    }
