@@ -38,6 +38,11 @@ def _import_av(feature: str) -> Any:
     return av
 
 
+def _metadata_arguments(av: Any) -> dict[str, str]:
+    """Titles that are no UTF-8 must not stop a video: PyAV before 19 has to be told, later ones do not decode them."""
+    return {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
 class VideoReader:
     """Frames of a video file as RGB, in presentation order, as a player shows them (docs/video.md).
 
@@ -109,7 +114,9 @@ class VideoReader:
         with self._open() as container:
             stream = container.streams.video[0]
             self._stored_size: tuple[int, int] = stream.height, stream.width
-            self._pixel_aspect = stream.sample_aspect_ratio or None
+            aspect = stream.sample_aspect_ratio
+            # PyAV 19 has a rational type of its own.
+            self._pixel_aspect = Fraction(aspect.numerator, aspect.denominator) if aspect else None
             self._check_size(1, *self._stored_size)
             rate = stream.average_rate or stream.guessed_rate
             self.fps: Fraction = Fraction(rate.numerator, rate.denominator) if rate else Fraction(25)
@@ -336,7 +343,7 @@ class VideoReader:
             file = str(self._source.absolute())
             options |= {"format_whitelist": _FILE_CONTAINERS, "protocol_whitelist": "file"}
         try:
-            container: InputContainer = av.open(file, options=options, metadata_errors="replace")
+            container: InputContainer = av.open(file, options=options, **_metadata_arguments(av))
         except (av.error.FFmpegError, UnicodeDecodeError) as error:
             raise VideoDecodeError(
                 f"{self.name}: not a video in a supported container (MP4, MOV, Matroska, WebM, AVI, MPEG-TS, "
