@@ -1,12 +1,12 @@
 """The gaze of the demo video, for the examples beside this file.
 
-``demo_gaze.json`` holds the cells that ``make demo`` chose on its 64 frames of 1280x720: of SEEDED weights, so
-the share of tokens is that of a random model and the places mean nothing. Written by
+``demo_gaze.json`` holds the cells that ``make demo`` chose on its 64 frames of 1280x720, with the open checkpoint.
+Written by
 
     make demo
     python examples/integrations/demo_gaze.py build/demo/gaze.json
 
-With ``make demo CHECKPOINT=nvidia/AutoGaze`` before it, the same two commands give the trained model's figures.
+With ``make demo CHECKPOINT=nvidia/AutoGaze`` before it, the same two commands give the released model's figures.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def write_fixture(gaze: Path, path: Path = FIXTURE) -> Path:
         raise SystemExit(f"{gaze} is of mode {content['mode']}; the examples need mode resize")
     frames = [[_cell(point) for point in frame["points"]] for frame in content["frames"]]
     fixture = {
-        "about": "make demo, seeded weights; cells are grid, row, column, confidence: see demo_gaze.py",
+        "about": "make demo, open checkpoint; cells are grid, row, column, confidence: see demo_gaze.py",
         "source_size": content["source_size"],
         "stop_probabilities": [frame["stop_probability"] for frame in content["frames"]],
         "frames": frames,

@@ -149,13 +149,18 @@ def generate_clips(
         done[index][row] = tokens
         if len(done[index]) == len(clips[index].rows):
             ordered = [done[index].pop(row) for row in range(len(clips[index].rows))]
-            yield (
-                index,
-                {
-                    **token_tensors(clips[index].finish(ordered)),
-                    "INPUT_SIZE": np.array([model.spec.input_size], np.int32),
-                },
-            )
+            yield index, _finished(model, clips[index], ordered)
+
+
+def _finished(
+    model: GazeModel, clip: PreparedClip, tokens: Sequence[list[FrameTokens]]
+) -> dict[str, Array] | Exception:
+    """A clip's output tensors; what goes wrong in making them is this clip's error alone."""
+    try:
+        size = np.array([model.spec.input_size], np.int32)
+        return {**token_tensors(clip.finish(tokens)), "INPUT_SIZE": size}
+    except Exception as error:
+        return error
 
 
 def token_tensors(generated: AutoGazeGenerateOutput) -> dict[str, Array]:
