@@ -48,18 +48,6 @@ class GroupResult:
     logits: Floats
 
 
-class Cache(Protocol):
-    """Keys and values of a fixed set of rows, and the ids chosen in their current frame."""
-
-    @property
-    def rows(self) -> int:
-        """Rows that it holds."""
-
-    @property
-    def capacity(self) -> int:
-        """Positions that it holds a row before it must grow."""
-
-
 class Engine(Protocol):
     """Runs the graphs of one bundle. Not thread-safe: one engine, one caller."""
 
