@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,11 @@ from autogaze_backend.adaptation import resolve_target_scales
 from autogaze_backend.budgets import Budget, resolve_budget
 from autogaze_backend.engine import Floats
 from autogaze_backend.generation import FrameTokens
-from autogaze_backend.model import GazeModel, Row
+from autogaze_backend.model import GazeModel
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import Frames, check_frames, resize_to_input
 from autogaze_backend.requests import Knobs
+from autogaze_backend.scheduling import Row
 from autogaze_backend.tiling import TileLayout
 
 Array = NDArray[Any]
@@ -110,49 +111,7 @@ class TileWindows:
         return self._tiles
 
 
-def generate_clips(
-    model: GazeModel, batch: Sequence[Mapping[str, Array]], cancelled: Callable[[int], bool]
-) -> Iterator[tuple[int, dict[str, Array] | Exception]]:
-    """Serves a batch of requests of ``autogaze_generate``: the rows of all of them share the engine's batches.
-
-    Args:
-        model: runs them.
-        batch: tensors of each request.
-        cancelled: whether the caller of request i has gone.
-
-    Yields:
-        A request's index and its output tensors, or the error that it alone gets, as each is finished.
-    """
-    clips: dict[int, PreparedClip] = {}
-    for index, tensors in enumerate(batch):
-        try:
-            clips[index] = prepare_clip(model, tensors)
-        except Exception as error:
-            yield index, error
-    owners = [(index, row) for index, clip in clips.items() for row in range(len(clip.rows))]
-    done: dict[int, dict[int, list[FrameTokens]]] = {index: {} for index in clips}
-    failed: set[int] = set()
-    rows = [clips[index].rows[row] for index, row in owners]
-
-    def abandoned(position: int) -> bool:
-        index = owners[position][0]
-        return index in failed or cancelled(index)
-
-    for position, tokens in model.generate_rows(rows, cancelled=abandoned):
-        index, row = owners[position]
-        if index in failed:
-            continue
-        if isinstance(tokens, Exception):
-            failed.add(index)
-            yield index, tokens
-            continue
-        done[index][row] = tokens
-        if len(done[index]) == len(clips[index].rows):
-            ordered = [done[index].pop(row) for row in range(len(clips[index].rows))]
-            yield index, _finished(model, clips[index], ordered)
-
-
-def _finished(
+def finished_clip(
     model: GazeModel, clip: PreparedClip, tokens: Sequence[list[FrameTokens]]
 ) -> dict[str, Array] | Exception:
     """A clip's output tensors; what goes wrong in making them is this clip's error alone."""
@@ -221,16 +180,18 @@ def gaze(model: GazeModel, frames: Frames, knobs: Knobs) -> GazeResult:
         InvalidInputError: frames or knobs break a rule.
     """
     started = time.perf_counter()
-    tensors = {"FRAMES": frames, **knobs.to_tensors()}
-    ((_, answer),) = generate_clips(model, [tensors], lambda request: False)
-    if isinstance(answer, Exception):
-        raise answer
-    size = np.array(frames.shape[:3], np.int32)
-    located = decode_clip({**answer, "SOURCE_SIZE": size, "MODE": knobs.to_tensors()["MODE"]})
+    clip = prepare_clip(model, {"FRAMES": frames, **knobs.to_tensors()})
+    tokens: dict[int, list[FrameTokens]] = {}
+    for index, row in model.generate_rows(clip.rows):
+        if isinstance(row, Exception):
+            raise row
+        tokens[index] = row
+    generated = clip.finish([tokens[index] for index in range(len(clip.rows))])
+    size = SourceSize(*frames.shape[:3])
     return GazeResult(
-        generated=generated_output(answer),
-        fixations=located["FIXATIONS"],
+        generated=generated,
+        fixations=locate(generated, knobs.mode, size.height, size.width, model.spec.input_size),
         mode=knobs.mode,
-        source_size=SourceSize(*(int(value) for value in size)),
+        source_size=size,
         timings=GazeTimings(request_ms=(time.perf_counter() - started) * 1e3),
     )

@@ -1,9 +1,10 @@
-"""What an engine does: one encoder, a cache, and the two phases of generation."""
+"""What an engine does: one encoder, slots of cached rows, and the two phases of generation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +48,21 @@ class GroupResult:
     losses: Floats
     logits: Floats
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[GroupResult]) -> GroupResult:
+        """The rows of all parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
 
 class Engine(Protocol):
-    """Runs the graphs of one bundle. Not thread-safe: one engine, one caller."""
+    """Runs the graphs of one bundle. Not thread-safe: one engine, one caller.
+
+    A row's keys and values, and the ids it has chosen in the running frame, live in a *slot*. A call names
+    the slots it is for, in any order and each once, so rows join and leave between calls; the slots that it
+    does not name keep what they hold.
+    """
 
     @property
     def spec(self) -> ModelSpec:
@@ -57,7 +70,11 @@ class Engine(Protocol):
 
     @property
     def preferred_rows(self) -> int:
-        """Rows a batch at which it is fastest."""
+        """Rows a call at which it is fastest."""
+
+    @property
+    def max_slots(self) -> int | None:
+        """Slots that can be open at once; None where only memory limits them."""
 
     @property
     def encoder_state_shape(self) -> tuple[int, ...]:
@@ -66,15 +83,19 @@ class Engine(Protocol):
     def encode(self, frames: Floats, state: Floats | None) -> tuple[Floats, Floats]:
         """Encodes ``[B, T, 3, side, side]``; see ``autogaze_export.modeling.Encoder``. None starts a stream."""
 
-    def new_cache(self, rows: int) -> Any:
-        """An empty cache for ``rows`` rows."""
+    def open_slot(self) -> int:
+        """An empty cache for one row.
 
-    def release(self, cache: Any) -> None:
-        """Takes back a cache that is not used any more, so that its memory may serve another."""
+        Raises:
+            ServerUnavailableError: all slots are open.
+        """
+
+    def close_slot(self, slot: int) -> None:
+        """Takes a slot back, so that its memory may serve another row."""
 
     def prefill(
         self,
-        cache: Any,
+        slots: Integers,
         vision: Floats,
         pending: Integers,
         pending_count: Integers,
@@ -82,10 +103,10 @@ class Engine(Protocol):
         lengths: Integers,
         limits: Limits,
     ) -> GroupResult:
-        """Opens a frame on every row of ``cache``.
+        """Opens a frame on the rows of ``slots`` and selects its first group.
 
         Args:
-            cache: from ``new_cache`` of this engine; written in place.
+            slots: int64 ``[B]``; row i of every other argument belongs to ``slots[i]``.
             vision: float32 ``[B, grid², C]``.
             pending: int64 ``[B, P]``, ids left over from the frame before.
             pending_count: int64 ``[B]``, how many of them are real; they come first.
@@ -95,13 +116,16 @@ class Engine(Protocol):
         """
 
     def step(
-        self, cache: Any, group: Integers, positions: Integers, lengths: Integers, limits: Limits
+        self, slots: Integers, group: Integers, positions: Integers, lengths: Integers, limits: Limits
     ) -> GroupResult:
         """Feeds ``group`` int64 ``[B, K]`` at ``positions`` int64 ``[B, K]`` and selects the next group."""
 
-    def move(self, cache: Any, row: int, source: Integers, destination: Integers) -> None:
-        """Copies cached positions ``source`` over positions ``destination`` of a row, in every layer.
+    def move(self, slot: int, source: Integers, destination: Integers) -> None:
+        """Copies cached positions ``source`` over positions ``destination`` of a slot, in every layer.
 
         Attention does not depend on the order of the keys, whose rotation is stored with them, so a
         dropped token's place may be taken by any other.
         """
+
+    def close(self) -> None:
+        """Frees what it holds; it cannot be used any more."""

@@ -1,4 +1,4 @@
-"""The generation loop: frames in order, groups within a frame, until every row has stopped.
+"""The generation loop of a frame: open it, then group after group until every row has stopped.
 
 A row's tokens depend on that row alone. Padding never enters the cache: a row's cache is its valid
 tokens, in order. Two accidents of the published model are kept, because its tokens depend on them
@@ -9,39 +9,12 @@ frame opens, where it takes its natural positions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from autogaze_backend.engine import Engine, Floats, GroupResult, Integers, Limits
-
-
-@dataclass
-class RowState:
-    """Where one batch of rows stands between frames.
-
-    Attributes:
-        cache: the engine's.
-        lengths: int64 ``[B]``, cached tokens.
-        positions: int64 ``[B]``, valid tokens since the stream began, those of ``pending`` not counted.
-        pending: the valid ids of each row's last group, not fed yet.
-    """
-
-    cache: Any
-    lengths: Integers
-    positions: Integers
-    pending: list[Integers]
-
-    @classmethod
-    def start(cls, engine: Engine, rows: int) -> RowState:
-        """Rows at the start of a stream."""
-        return cls(
-            cache=engine.new_cache(rows),
-            lengths=np.zeros(rows, np.int64),
-            positions=np.zeros(rows, np.int64),
-            pending=[np.zeros(0, np.int64) for _ in range(rows)],
-        )
 
 
 @dataclass
@@ -70,52 +43,116 @@ class FrameTokens:
         return np.concatenate(self.ids), np.concatenate(self.confidences), np.concatenate(self.losses)
 
 
-def generate_frame(
-    engine: Engine, state: RowState, vision: Floats, max_tokens: Integers, requirement: Floats
-) -> list[FrameTokens]:
-    """Chooses one frame's tokens for every row and moves ``state`` on.
+@dataclass
+class RowState:
+    """Where one row stands, between frames and within one.
+
+    Attributes:
+        slot: the engine's, which holds the row's cache.
+        length: cached tokens.
+        position: valid tokens since the stream began, those of the last group not counted while it is not fed.
+        group: int64 ``[K]``, the ids chosen last, padding included; they are fed by the next call.
+        tokens: what the running frame has chosen so far.
+        budget: tokens that the running frame may still take.
+        requirement: the loss that stops the running frame; NaN for none.
+        running: whether a frame is open and not finished.
+    """
+
+    slot: int
+    length: int = 0
+    position: int = 0
+    group: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
+    tokens: FrameTokens = field(default_factory=FrameTokens)
+    budget: int = 0
+    requirement: float = float("nan")
+    running: bool = False
+
+    def pending(self, padding: int) -> Integers:
+        """The valid ids of the last group."""
+        valid: Integers = self.group[self.group != padding]
+        return valid
+
+
+@dataclass(frozen=True)
+class FrameLimits:
+    """A frame's budget of tokens, and the predicted loss that stops it (None for none)."""
+
+    max_tokens: int
+    requirement: float | None
+
+
+def open_frames(
+    engine: Engine, rows: Sequence[RowState], vision: Floats, limits: Sequence[FrameLimits]
+) -> None:
+    """Opens the next frame of each row and chooses its first group.
 
     Args:
-        engine: runs the phases.
-        state: of these rows; changed in place.
-        vision: float32 ``[B, grid², C]``, the frame's encoding.
-        max_tokens: int64 ``[B]``, budget of the frame.
-        requirement: float32 ``[B]``, the loss that stops it; NaN for none.
-
-    Returns:
-        One ``FrameTokens`` a row.
+        engine: of every row's slot.
+        rows: none of them in a frame; changed in place.
+        vision: float32 ``[B, grid², C]``, each row's frame.
+        limits: of each row's frame.
     """
     spec = engine.spec
-    padding, size = spec.tokens_per_frame, spec.group_size
-    rows = len(vision)
-    counts = np.array([len(ids) for ids in state.pending], np.int64)
-    pending = np.full((rows, int(counts.max())), padding, np.int64)
-    for row, ids in enumerate(state.pending):
-        pending[row, : len(ids)] = ids
-    budget = max_tokens.astype(np.int64)
-    group = engine.prefill(
-        state.cache, vision, pending, counts, state.positions, state.lengths, Limits(budget, requirement)
+    leftovers = [row.pending(spec.tokens_per_frame) for row in rows]
+    counts = np.array([len(ids) for ids in leftovers], np.int64)
+    pending = np.full((len(rows), int(counts.max())), spec.tokens_per_frame, np.int64)
+    for ids, place in zip(leftovers, pending, strict=True):
+        place[: len(ids)] = ids
+    for row, limit in zip(rows, limits, strict=True):
+        row.tokens, row.budget, row.running = FrameTokens(), limit.max_tokens, True
+        row.requirement = float("nan") if limit.requirement is None else limit.requirement
+    positions = np.array([row.position for row in rows], np.int64)
+    group = engine.prefill(_slots(rows), vision, pending, counts, positions, _lengths(rows), _limits(rows))
+    _take(rows, group, counts + vision.shape[1])
+
+
+def continue_frames(engine: Engine, rows: Sequence[RowState]) -> None:
+    """Feeds the last group of each row, all of them in a frame, and chooses the next; in place."""
+    size = engine.spec.group_size
+    # Every later group of a frame reuses the positions of its last K vision tokens. Those are the row's
+    # newest when the frame has opened, and each group that is fed since moves the row on by K.
+    fed = np.array([(len(row.tokens.ids) - 1) * size for row in rows], np.int64)
+    positions = np.array([row.position for row in rows], np.int64) - fed
+    group = engine.step(
+        _slots(rows),
+        np.stack([row.group for row in rows]),
+        positions[:, None] + np.arange(-size, 0),
+        _lengths(rows),
+        _limits(rows),
     )
-    fed = counts + vision.shape[1]
-    state.lengths = state.lengths + fed
-    state.positions = state.positions + fed
-    # Every later group of the frame reuses the positions of its last K vision tokens.
-    reused = state.positions[:, None] + np.arange(-size, 0)
-    frames = [FrameTokens() for _ in range(rows)]
-    running = np.ones(rows, np.bool_)
-    ids = np.full((rows, size), padding, np.int64)
-    while True:
-        for row in np.flatnonzero(running):
-            frames[row].append(group, row)
-        ids[running] = group.ids[running]
-        budget = np.where(running, budget - group.count, 0)
-        running &= ~group.finished
-        if not running.any():
-            break
-        budget = np.where(running, budget, 0)
-        group = engine.step(state.cache, ids, reused, state.lengths, Limits(budget, requirement))
-        # A resting row was fed too, beyond its length, where the next frame overwrites it.
-        state.lengths = state.lengths + np.where(running, size, 0)
-        state.positions = state.positions + np.where(running, size, 0)
-    state.pending = [ids[row][ids[row] != padding] for row in range(rows)]
-    return frames
+    _take(rows, group, np.full(len(rows), size, np.int64))
+
+
+def generate_frames(
+    engine: Engine, rows: Sequence[RowState], vision: Floats, limits: Sequence[FrameLimits]
+) -> list[FrameTokens]:
+    """Chooses one frame's tokens for every row; the arguments are those of ``open_frames``."""
+    open_frames(engine, rows, vision, limits)
+    while running := [row for row in rows if row.running]:
+        continue_frames(engine, running)
+    return [row.tokens for row in rows]
+
+
+def _take(rows: Sequence[RowState], group: GroupResult, fed: Integers) -> None:
+    for index, row in enumerate(rows):
+        row.length += int(fed[index])
+        row.position += int(fed[index])
+        row.group = group.ids[index]
+        row.tokens.append(group, index)
+        row.budget -= int(group.count[index])
+        row.running = not bool(group.finished[index])
+
+
+def _slots(rows: Sequence[RowState]) -> Integers:
+    return np.array([row.slot for row in rows], np.int64)
+
+
+def _lengths(rows: Sequence[RowState]) -> Integers:
+    return np.array([row.length for row in rows], np.int64)
+
+
+def _limits(rows: Sequence[RowState]) -> Limits:
+    return Limits(
+        np.array([row.budget for row in rows], np.int64),
+        np.array([row.requirement for row in rows], np.float32),
+    )

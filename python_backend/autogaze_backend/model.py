@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from autogaze_client._errors import InvalidInputError, MissingExtraError, RequestCancelledError
+from autogaze_client._errors import InvalidInputError
 from autogaze_client.generated import AutoGazeGenerateOutput
 from autogaze_client.modes import AutoGazeInferenceMode
 from autogaze_client.result import GazeResult
@@ -18,30 +19,14 @@ from autogaze_backend.adaptation import resolve_target_scales
 from autogaze_backend.budgets import Budget, Ratio, Tokens, resolve_budget
 from autogaze_backend.bundle import Bundle
 from autogaze_backend.engine import Engine, Floats
-from autogaze_backend.generation import FrameTokens, RowState, generate_frame
+from autogaze_backend.engines import open_engine
+from autogaze_backend.generation import FrameTokens
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import check_frames, normalise, preprocess, resize_exact, resize_to_input
 from autogaze_backend.requests import Knobs
+from autogaze_backend.scheduling import Row, RowJob, RowScheduler, cancelled_error
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.streaming import DEFAULT_HORIZON, GazeStream, step_frames
-
-# Frames encoded at once: bounds the memory of a long clip without starving the convolutions.
-_ENCODE_FRAMES = 16
-
-
-@dataclass(frozen=True)
-class Row:
-    """A clip of one row, read in windows so that a long one is never held whole as floats.
-
-    Attributes:
-        frames: T.
-        window: from a range of frames (the end may lie past T) to float32 ``[t, 3, side, side]``.
-        budget: its limits.
-    """
-
-    frames: int
-    window: Callable[[int, int], Floats]
-    budget: Budget
 
 
 class GazeModel:
@@ -58,28 +43,29 @@ class GazeModel:
 
     @classmethod
     def load(
-        cls, bundle: str | Path | Bundle, *, device: str = "cpu", threads: int | None = None
+        cls,
+        bundle: str | Path | Bundle,
+        *,
+        device: str = "cpu",
+        engine: str = "auto",
+        threads: int | None = None,
     ) -> GazeModel:
         """Opens a bundle.
 
         Args:
             bundle: a folder that ``autogaze build`` wrote, or a loaded ``Bundle``.
-            device: "cpu".
+            device: "cpu", or "auto" for the best that is here.
+            engine: what runs it, such as "onnxruntime"; "auto" takes the best that fits bundle and device.
             threads: threads of a CPU engine; None for all physical cores.
 
         Raises:
             NotFoundError: there is no bundle.
             CheckpointError: the bundle is damaged or of another format.
-            InvalidInputError: the device is unknown or the bundle's engine cannot run on it.
+            InvalidInputError: the device or engine is unknown, or the bundle cannot run on them.
+            MissingExtraError: the engine's packages are not installed.
         """
         loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-        if device != "cpu":
-            raise InvalidInputError(f"device is {device!r}; this version runs on 'cpu'")
-        try:
-            from autogaze_backend.onnxruntime_engine import OnnxRuntimeEngine
-        except ImportError as error:
-            raise MissingExtraError.for_extra("the ONNX Runtime engine", "server", error) from error
-        return cls(loaded, OnnxRuntimeEngine(loaded, threads=threads))
+        return cls(loaded, open_engine(loaded, device=device, engine=engine, threads=threads))
 
     @property
     def spec(self) -> ModelSpec:
@@ -250,64 +236,31 @@ class GazeModel:
 
         Args:
             rows: the clips.
-            cancelled: whether nobody waits for row i any more; asked between frames.
+            cancelled: whether nobody waits for row i any more; asked between calls of the engine.
 
         Yields:
             A row's index in ``rows`` and its frames' tokens, or the error that ended it alone.
         """
-        waiting = list(range(len(rows)))
-        while waiting:
-            # Rows of one length share a batch.
-            frames = rows[waiting[0]].frames
-            batch = [index for index in waiting if rows[index].frames == frames][: self.engine.preferred_rows]
-            waiting = [index for index in waiting if index not in batch]
-            yield from self._run_apart(rows, batch, cancelled or (lambda index: False))
+        scheduler = RowScheduler(self.engine)
+        finished: deque[tuple[int, list[FrameTokens] | Exception]] = deque()
 
-    def _run_apart(
-        self, rows: Sequence[Row], batch: list[int], cancelled: Callable[[int], bool]
-    ) -> Iterator[tuple[int, list[FrameTokens] | Exception]]:
-        """Runs a batch; where it fails, each of its rows alone, so that only the cause of the failure fails."""
-        try:
-            tokens = self._run_batch([rows[i] for i in batch], lambda: all(cancelled(i) for i in batch))
-        except Exception as error:
-            if len(batch) == 1:
-                yield batch[0], error
-                return
-            for index in batch:
-                yield from self._run_apart(rows, [index], cancelled)
-            return
-        yield from zip(batch, tokens, strict=True)
+        def done(index: int, result: list[FrameTokens] | Exception) -> None:
+            finished.append((index, result))
 
-    def _run_batch(self, rows: list[Row], gone: Callable[[], bool]) -> list[list[FrameTokens]]:
-        rows_state = RowState.start(self.engine, len(rows))
+        def ended(index: int, frame: int) -> Exception | None:
+            if cancelled is None or not cancelled(index):
+                return None
+            return cancelled_error(frame, rows[index].frames)
+
         try:
-            return self._run_frames(rows, rows_state, gone)
+            for index, row in enumerate(rows):
+                scheduler.add(RowJob(row, partial(done, index), partial(ended, index)))
+            while len(scheduler):
+                scheduler.tick()
+                while finished:
+                    yield finished.popleft()
         finally:
-            self.engine.release(rows_state.cache)
-
-    def _run_frames(
-        self, rows: list[Row], rows_state: RowState, gone: Callable[[], bool]
-    ) -> list[list[FrameTokens]]:
-        requirement = np.array(
-            [np.nan if row.budget.requirement is None else row.budget.requirement for row in rows], np.float32
-        )
-        max_tokens = np.stack([row.budget.max_tokens for row in rows])
-        state: Any = None
-        results: list[list[FrameTokens]] = [[] for _ in rows]
-        for start in range(0, rows[0].frames, _ENCODE_FRAMES):
-            frames = np.stack([row.window(start, start + _ENCODE_FRAMES) for row in rows])
-            vision, state = self.engine.encode(frames, state)
-            for offset in range(vision.shape[1]):
-                if gone():
-                    raise RequestCancelledError(
-                        f"the caller cancelled the request after {start + offset} of {rows[0].frames} frames"
-                    )
-                tokens = generate_frame(
-                    self.engine, rows_state, vision[:, offset], max_tokens[:, start + offset], requirement
-                )
-                for result, row_tokens in zip(results, tokens, strict=True):
-                    result.append(row_tokens)
-        return results
+            scheduler.abandon()
 
     def _generate_all(self, rows: Sequence[Row]) -> AutoGazeGenerateOutput:
         tokens: list[list[FrameTokens]] = [[] for _ in rows]

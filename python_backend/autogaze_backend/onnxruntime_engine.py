@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -31,27 +32,21 @@ _RECORD = ("ids", "count", "finished", "confidences", "losses", "logits", "new_c
 
 
 class OnnxRuntimeCache:
-    """Keys and values as ``[B, heads, capacity, head_dim]`` arrays, two a layer, keys first.
+    """A slot's keys and values as ``[1, heads, capacity, head_dim]`` arrays, two a layer, keys first.
 
     An array is the head of a flat buffer that may be larger: growing rearranges in place as long as it
     fits, so that memory is not touched anew for every frame.
     """
 
-    def __init__(self, spec: ModelSpec, rows: int, buffers: list[Floats] | None = None) -> None:
-        self._heads = rows * spec.num_heads
-        self._shape = (rows, spec.num_heads, 0, spec.head_dim)
+    def __init__(self, spec: ModelSpec, buffers: list[Floats] | None = None) -> None:
+        self._shape = (1, spec.num_heads, 0, spec.head_dim)
         self._flat = buffers or [np.zeros(0, np.float32) for _ in range(2 * spec.num_layers)]
         self.values: list[Any] = []
-        self.chosen = np.zeros((rows, spec.vocab_size), np.bool_)
-
-    @property
-    def rows(self) -> int:
-        """Rows that it holds."""
-        return self._shape[0]
+        self.chosen = np.zeros((1, spec.vocab_size), np.bool_)
 
     @property
     def capacity(self) -> int:
-        """Positions that it holds a row."""
+        """Positions that it holds."""
         return self._shape[2]
 
     def take_buffers(self) -> list[Floats]:
@@ -67,13 +62,12 @@ class OnnxRuntimeCache:
 
     def reserve(self, positions: int) -> None:
         """Grows the arrays to hold ``positions``; what they hold is kept."""
-        old = self.capacity
+        _, heads, old, width = self._shape
         if positions <= old:
             return
         wanted = max(positions, old + old // _GROWTH)
         capacity = -(-wanted // _BLOCK) * _BLOCK
-        width = self._shape[3]
-        size = self._heads * capacity * width
+        size = heads * capacity * width
         for index, flat in enumerate(self._flat):
             if flat.size < size:
                 # What lies beyond a row's length is masked, but must be finite: new memory is zeroed.
@@ -81,10 +75,10 @@ class OnnxRuntimeCache:
                 grown[: flat.size] = flat
                 self._flat[index] = flat = grown
             # Each head's block moves to a higher place: the last first, so that none is overwritten.
-            blocks = flat[:size].reshape(self._heads, capacity * width)
-            for head in range(self._heads - 1, 0, -1):
+            blocks = flat[:size].reshape(heads, capacity * width)
+            for head in range(heads - 1, 0, -1):
                 blocks[head, : old * width] = flat[head * old * width : (head + 1) * old * width]
-        self._shape = (*self._shape[:2], capacity, width)
+        self._shape = (1, heads, capacity, width)
         self.values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self.arrays]
 
 
@@ -110,6 +104,7 @@ class OnnxRuntimeEngine:
         self._weights = load_file(bundle.weights)
         self._sessions = {phase: self._open(bundle, phase, threads) for phase in Phase}
         self._caches = cache_names(bundle.spec)
+        self._slots: dict[int, OnnxRuntimeCache] = {}
         self._spares: list[list[Floats]] = []
 
     @property
@@ -119,8 +114,13 @@ class OnnxRuntimeEngine:
 
     @property
     def preferred_rows(self) -> int:
-        """One: on a CPU, rows batched cost what they cost apart, and finished rows cost nothing apart."""
+        """One: on a CPU, rows batched cost what they cost apart."""
         return 1
+
+    @property
+    def max_slots(self) -> int | None:
+        """None: a slot's memory is taken as it fills."""
+        return None
 
     def _open(self, bundle: Bundle, phase: Phase, threads: int | None) -> Any:
         options = ort.SessionOptions()
@@ -158,18 +158,21 @@ class OnnxRuntimeEngine:
         tokens, new_state = self._sessions[Phase.ENCODER].run(None, {"frames": frames, "state": state})
         return tokens, new_state
 
-    def new_cache(self, rows: int) -> OnnxRuntimeCache:
-        """See ``Engine.new_cache``."""
-        return OnnxRuntimeCache(self._spec, rows, self._spares.pop() if self._spares else None)
+    def open_slot(self) -> int:
+        """See ``Engine.open_slot``."""
+        slot = next(index for index in itertools.count() if index not in self._slots)
+        self._slots[slot] = OnnxRuntimeCache(self._spec, self._spares.pop() if self._spares else None)
+        return slot
 
-    def release(self, cache: OnnxRuntimeCache) -> None:
-        """See ``Engine.release``."""
+    def close_slot(self, slot: int) -> None:
+        """See ``Engine.close_slot``."""
+        cache = self._slots.pop(slot)
         if len(self._spares) < _SPARES:
             self._spares.append(cache.take_buffers())
 
     def prefill(
         self,
-        cache: OnnxRuntimeCache,
+        slots: Integers,
         vision: Floats,
         pending: Integers,
         pending_count: Integers,
@@ -178,47 +181,71 @@ class OnnxRuntimeEngine:
         limits: Limits,
     ) -> GroupResult:
         """See ``Engine.prefill``."""
-        leftover, tokens = pending.shape[1], pending.shape[1] + vision.shape[1]
-        # Real leftovers, then vision, then padding: padding must lie beyond the row's length.
-        slot = np.arange(tokens)
-        padding = (slot < leftover) & (slot >= pending_count[:, None])
-        order = np.argsort(padding, axis=1, kind="stable")
-        cos, sin = rotary_cos_sin(self._spec, positions[:, None] + slot)
-        feeds: dict[str, Array] = {
-            "vision": vision,
-            "pending": pending,
-            "order": order,
-            "last": pending_count + (vision.shape[1] - 1),
-            "cos": cos,
-            "sin": sin,
-        }
-        return self._run(Phase.PREFILL, cache, feeds, tokens, lengths, limits)
+        results = []
+        for row, slot in enumerate(slots):
+            leftover = int(pending_count[row])
+            tokens = leftover + vision.shape[1]
+            slot_of_token = np.arange(tokens)[None]
+            cos, sin = rotary_cos_sin(self._spec, positions[row] + slot_of_token)
+            feeds: dict[str, Array] = {
+                "vision": vision[row : row + 1],
+                "pending": pending[row : row + 1, :leftover],
+                # Without padding among the tokens their order is their own.
+                "order": slot_of_token,
+                "last": np.array([tokens - 1]),
+                "cos": cos,
+                "sin": sin,
+            }
+            results.append(self._run(Phase.PREFILL, int(slot), feeds, tokens, int(lengths[row]), limits, row))
+        return GroupResult.concatenate(results)
 
     def step(
-        self, cache: OnnxRuntimeCache, group: Integers, positions: Integers, lengths: Integers, limits: Limits
+        self, slots: Integers, group: Integers, positions: Integers, lengths: Integers, limits: Limits
     ) -> GroupResult:
         """See ``Engine.step``."""
-        cos, sin = rotary_cos_sin(self._spec, positions)
-        feeds: dict[str, Array] = {"group": group, "chosen": cache.chosen, "cos": cos, "sin": sin}
-        return self._run(Phase.STEP, cache, feeds, group.shape[1], lengths, limits)
+        results = []
+        for row, slot in enumerate(slots):
+            cos, sin = rotary_cos_sin(self._spec, positions[row : row + 1])
+            feeds: dict[str, Array] = {
+                "group": group[row : row + 1],
+                "chosen": self._slots[int(slot)].chosen,
+                "cos": cos,
+                "sin": sin,
+            }
+            tokens = group.shape[1]
+            results.append(self._run(Phase.STEP, int(slot), feeds, tokens, int(lengths[row]), limits, row))
+        return GroupResult.concatenate(results)
 
-    def move(self, cache: OnnxRuntimeCache, row: int, source: Integers, destination: Integers) -> None:
+    def move(self, slot: int, source: Integers, destination: Integers) -> None:
         """See ``Engine.move``."""
-        for array in cache.arrays:
-            array[row][:, destination] = array[row][:, source]
+        for array in self._slots[slot].arrays:
+            array[0][:, destination] = array[0][:, source]
+
+    def close(self) -> None:
+        """See ``Engine.close``."""
+        self._slots.clear()
+        self._spares.clear()
+        self._sessions.clear()
 
     def _run(
         self,
         phase: Phase,
-        cache: OnnxRuntimeCache,
+        slot: int,
         feeds: dict[str, Array],
         tokens: int,
-        lengths: Integers,
+        length: int,
         limits: Limits,
+        row: int,
     ) -> GroupResult:
-        cache.reserve(int(lengths.max()) + tokens)
+        """Runs one row: on a CPU, rows batched cost what they cost apart (decision 5)."""
+        cache = self._slots[slot]
+        cache.reserve(length + tokens)
         binding = self._sessions[phase].io_binding()
-        feeds |= {"write_index": lengths, "budget": limits.budget, "requirement": limits.requirement}
+        feeds |= {
+            "write_index": np.array([length]),
+            "budget": limits.budget[row : row + 1],
+            "requirement": limits.requirement[row : row + 1],
+        }
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for name in _RECORD:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from autogaze_backend.budgets import Budget, Ratio, Tokens, resolve_budget
 from autogaze_backend.engine import Engine, Floats
-from autogaze_backend.generation import FrameTokens, RowState, generate_frame
+from autogaze_backend.generation import FrameLimits, FrameTokens, RowState, generate_frames
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import resize_to_input
 
@@ -48,7 +48,7 @@ class FrameWindow:
         return len(self._active)
 
     def make_room(self, engine: Engine, state: RowState) -> None:
-        """Drops the oldest frames of a one-row ``state`` until another frame fits the horizon."""
+        """Drops the oldest frames of a row until another frame fits the horizon."""
         while len(self._active) >= self._horizon:
             self._drop(engine, state, self._active.popleft())
 
@@ -62,7 +62,7 @@ class FrameWindow:
         """
         frame = self.processed
         previous = frame - 1 if frame - 1 in self._active else frame
-        new = int(state.lengths[0]) - len(self._owners) - leftover
+        new = state.length - len(self._owners) - leftover
         self._owners = np.concatenate(
             [self._owners, np.full(leftover, previous, np.int64), np.full(new, frame, np.int64)]
         )
@@ -74,17 +74,17 @@ class FrameWindow:
         holes = np.flatnonzero(self._owners[:kept] == frame)
         movers = kept + np.flatnonzero(self._owners[kept:] != frame)
         if len(holes):
-            engine.move(state.cache, 0, movers, holes)
+            engine.move(state.slot, movers, holes)
         self._owners[holes] = self._owners[movers]
         self._owners = self._owners[:kept]
-        state.lengths = np.array([kept], np.int64)
+        state.length = kept
 
 
 @dataclass(frozen=True)
 class _Progress:
     """Everything that a stream carries from frame to frame."""
 
-    rows: RowState
+    row: RowState
     window: FrameWindow
 
 
@@ -188,7 +188,7 @@ class GazeStream:
         if self._closed:
             raise InvalidInputError("the stream is closed; open a new one")
         self._release()
-        self._progress = _Progress(RowState.start(self._model.engine, 1), FrameWindow(self.horizon))
+        self._progress = _Progress(RowState(self._model.engine.open_slot()), FrameWindow(self.horizon))
 
     def close(self) -> None:
         """Frees the cache; the stream cannot be used any more. Closing twice is harmless."""
@@ -197,7 +197,7 @@ class GazeStream:
 
     def _release(self) -> None:
         if self._progress is not None:
-            self._model.engine.release(self._progress.rows.cache)
+            self._model.engine.close_slot(self._progress.row.slot)
         self._progress = self._encoder_state = None
 
     def __enter__(self) -> GazeStream:
@@ -220,7 +220,7 @@ class GazeStream:
 def step_frames(
     model: GazeModel, items: Sequence[tuple[GazeStream, NDArray[np.float32], Budget]]
 ) -> list[FrameTokens]:
-    """Runs one frame of each of several streams: one encoder batch, then each stream's own groups.
+    """Runs one frame of each of several streams, in batches of as many as the engine prefers.
 
     Args:
         model: of every stream.
@@ -246,22 +246,24 @@ def step_frames(
         np.zeros((1, *state_shape), np.float32) if stream._encoder_state is None else stream._encoder_state
         for stream, _, _ in items
     ]
-    results: list[FrameTokens] = []
+    padding = model.spec.tokens_per_frame
     try:
         vision, new_states = engine.encode(frames, np.concatenate(states))
-        for index, ((stream, _, budget), (rows, window)) in enumerate(
-            zip(items, ((p.rows, p.window) for p in progress), strict=True)
-        ):
-            window.make_room(engine, rows)
-            leftover = len(rows.pending[0])
-            limit = np.nan if budget.requirement is None else budget.requirement
-            results += generate_frame(
-                engine, rows, vision[index], budget.max_tokens, np.array([limit], np.float32)
-            )
-            window.add_frame(leftover, rows)
-            stream._encoder_state = new_states[index : index + 1]
+        for item in progress:
+            item.window.make_room(engine, item.row)
+        leftovers = [len(item.row.pending(padding)) for item in progress]
+        limits = [FrameLimits(int(budget.max_tokens[0]), budget.requirement) for _, _, budget in items]
+        results: list[FrameTokens] = []
+        for start in range(0, len(items), engine.preferred_rows):
+            part = slice(start, start + engine.preferred_rows)
+            rows = [item.row for item in progress[part]]
+            results += generate_frames(engine, rows, vision[part, 0], limits[part])
+        for index, (item, leftover) in enumerate(zip(progress, leftovers, strict=True)):
+            item.window.add_frame(leftover, item.row)
+            items[index][0]._encoder_state = new_states[index : index + 1]
     except BaseException:
+        # Nobody knows what the caches hold now: the streams must be reset.
         for stream, _, _ in items:
-            stream._progress = None
+            stream._release()
         raise
     return results

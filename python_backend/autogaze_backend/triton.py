@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,40 +98,41 @@ def serve(
     return [_respond(pb_utils, result) for result in results]
 
 
-def serve_as_finished(
-    pb_utils: Any,
-    requests: Sequence[Any],
-    run: Callable[[list[Tensors], Callable[[int], bool]], Iterable[tuple[int, Tensors | Exception]]],
-) -> None:
-    """Answers each request of a batch as soon as it is finished, so that none waits for a longer one.
+Submit = Callable[[Tensors, Callable[[Tensors | Exception], None], Callable[[], bool]], None]
+
+
+def serve_as_finished(pb_utils: Any, requests: Sequence[Any], submit: Submit) -> None:
+    """Hands each request on; it is answered when it is finished, which may be after ``execute`` has returned.
 
     Args:
         pb_utils: the server's ``triton_python_backend_utils``.
         requests: of ``execute``, which must then return None.
-        run: from the requests' tensors, and a function that tells whether caller i has gone, to index and
-            outputs or exception of each, in any order.
+        submit: takes a request's tensors, the function that answers it, which it must call once from any
+            thread, and a function that tells whether the caller has gone.
     """
-    senders = [request.get_response_sender() for request in requests]
-    parsed = [guard(read_request, request) for request in requests]
-    good = [index for index, item in enumerate(parsed) if not isinstance(item, Exception)]
-    open_requests = set(range(len(requests)))
+    for request in requests:
+        answer = _Answer(pb_utils, request)
+        try:
+            submit(read_request(request), answer, request.is_cancelled)
+        except Exception as error:
+            answer(error)
 
-    def send(index: int, result: Tensors | Exception) -> None:
-        open_requests.discard(index)
-        senders[index].send(_respond(pb_utils, result), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
-    for index, item in enumerate(parsed):
-        if isinstance(item, Exception):
-            send(index, item)
-    tensors = [item for item in parsed if not isinstance(item, Exception)]
-    failure: Exception = RuntimeError("the model answered fewer requests than it was given")
-    try:
-        for position, result in run(tensors, lambda position: requests[good[position]].is_cancelled()):
-            send(good[position], result)
-    except Exception as error:
-        failure = error
-    for index in sorted(open_requests):
-        send(index, failure)
+class _Answer:
+    """Answers one request, once."""
+
+    def __init__(self, pb_utils: Any, request: Any) -> None:
+        self._pb_utils, self._sender = pb_utils, request.get_response_sender()
+        # Triton keeps a request's tensors while the request lives.
+        self._request: Any = request
+
+    def __call__(self, result: Tensors | Exception) -> None:
+        if self._request is None:
+            raise RuntimeError("a request was answered twice")
+        self._request = None
+        self._sender.send(
+            _respond(self._pb_utils, result), flags=self._pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+        )
 
 
 def one_by_one(run: Callable[[Tensors], Tensors]) -> Callable[[list[Tensors]], list[Tensors | Exception]]:

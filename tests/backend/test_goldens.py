@@ -64,8 +64,9 @@ def test_encoder_and_first_logits_match(name, golden, model):
     np.testing.assert_allclose(vision[:, 0, ::28], case.expected["embed_first"], atol=1e-4)
     np.testing.assert_allclose(vision[:, -1, ::28], case.expected["embed_last"], atol=1e-4)
     none = np.zeros(1, np.int64)
+    slot = engine.open_slot()
     group = engine.prefill(
-        engine.new_cache(1),
+        np.array([slot]),
         vision[:, 0],
         np.zeros((1, 0), np.int64),
         none,
@@ -73,6 +74,7 @@ def test_encoder_and_first_logits_match(name, golden, model):
         none,
         Limits(np.array([100]), np.array([np.nan], np.float32)),
     )
+    engine.close_slot(slot)
     np.testing.assert_allclose(group.logits.reshape(1, -1), case.expected["first_logits"], atol=1e-3)
 
 
@@ -107,8 +109,9 @@ def test_confidence_is_the_softmax_among_the_ids_still_free(golden, model):
     engine = model("release").engine
     vision, _ = engine.encode(golden("whole_clip").video[:, :1], None)
     none = np.zeros(1, np.int64)
+    slot = engine.open_slot()
     group = engine.prefill(
-        engine.new_cache(1),
+        np.array([slot]),
         vision[:, 0],
         np.zeros((1, 0), np.int64),
         none,
@@ -116,6 +119,7 @@ def test_confidence_is_the_softmax_among_the_ids_still_free(golden, model):
         none,
         Limits(np.array([100]), np.array([np.nan], np.float32)),
     )
+    engine.close_slot(slot)
     free = np.ones(engine.spec.vocab_size, bool)
     free[engine.spec.tokens_per_frame] = False
     for head, chosen in enumerate(group.ids[0]):

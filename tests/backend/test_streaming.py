@@ -108,8 +108,11 @@ def test_ten_thousand_frames_hold_memory_flat_and_lose_no_precision(model):
             position += 196 + len(pending) + 10
             pending = [token for token in ids[10:] if token != 265]
             if t == 100:
-                early_capacity, early_bytes = stream._progress.rows.cache.capacity, resident_bytes()
-        assert stream._progress.rows.cache.capacity == early_capacity
+                early_capacity, early_bytes = (
+                    loaded.engine._slots[stream._progress.row.slot].capacity,
+                    resident_bytes(),
+                )
+        assert loaded.engine._slots[stream._progress.row.slot].capacity == early_capacity
         assert resident_bytes() - early_bytes < 16 * 2**20
         assert stream.processed_frames == frames
         assert position > 2_000_000

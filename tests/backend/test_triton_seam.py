@@ -149,40 +149,43 @@ def test_a_failure_of_the_whole_batch_answers_everyone():
 
 def test_requests_are_answered_as_they_finish_and_in_any_order():
     requests = [number(1), Request({"X": np.array([[1], [2]])}), number(2), number(3)]
+    waiting = []
+    serve_as_finished(PbUtils, requests, lambda tensors, answer, cancelled: waiting.append((tensors, answer)))
     seen = []
-
-    def run(batch, cancelled):
-        for position in (2, 0, 1):
-            yield position, {"Y": batch[position]["X"]}
-            seen.append([len(request.sent) for request in requests])
-
-    serve_as_finished(PbUtils, requests, run)
+    for position in (2, 0, 1):
+        tensors, answer = waiting[position]
+        answer({"Y": tensors["X"]})
+        seen.append([len(request.sent) for request in requests])
     assert seen == [[0, 1, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
     assert [request.sent[0].error is None for request in requests] == [True, False, True, True]
+    with pytest.raises(RuntimeError, match="answered twice"):
+        waiting[0][1]({"Y": np.zeros(1)})
 
 
-def test_whatever_is_left_when_a_run_fails_is_answered_too():
+def test_a_request_that_is_not_taken_gets_its_error_and_the_others_go_on():
     requests = [number(1), number(2), number(3)]
 
-    def run(batch, cancelled):
-        yield 1, {"Y": batch[1]["X"]}
-        raise RuntimeError("lost")
+    def submit(tensors, answer, cancelled):
+        if tensors["X"][0] == 2:
+            raise InvalidInputError("X is 2")
+        answer({"Y": tensors["X"]})
 
-    serve_as_finished(PbUtils, requests, run)
+    serve_as_finished(PbUtils, requests, submit)
     assert [len(request.sent) for request in requests] == [1, 1, 1]
-    assert [request.sent[0].error is not None for request in requests] == [True, False, True]
+    assert [request.sent[0].error is not None for request in requests] == [False, True, False]
 
 
-def test_a_run_sees_which_callers_have_gone():
-    requests = [Request({"X": np.array([[1], [2]])}), number(1), Request({"X": np.array([[2]])}, gone=True)]
+def test_it_can_be_seen_which_callers_have_gone():
+    requests = [number(1), Request({"X": np.array([[2]])}, gone=True)]
+    gone = []
 
-    def run(batch, cancelled):
-        assert [cancelled(position) for position in range(len(batch))] == [False, True]
-        yield 0, {"Y": batch[0]["X"]}
-        yield 1, RequestCancelledError("gone")
+    def submit(tensors, answer, cancelled):
+        gone.append(cancelled())
+        answer(RequestCancelledError("gone") if cancelled() else {"Y": tensors["X"]})
 
-    serve_as_finished(PbUtils, requests, run)
-    assert requests[2].sent[0].error.code == "CANCELLED"
+    serve_as_finished(PbUtils, requests, submit)
+    assert gone == [False, True]
+    assert requests[1].sent[0].error.code == "CANCELLED"
 
 
 def arguments(tmp_path, **parameters) -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -331,6 +332,26 @@ def test_tiled_modes_are_served(mode, client, model):
     assert len(result.trace) == 2
     with pytest.raises(InvalidInputError, match="tile"):
         result.gazing_info()
+
+
+def test_a_short_clip_overtakes_a_long_one_that_is_running(client, model):
+    """No request waits for the end of a longer one: rows join between two calls of the engine."""
+    answered = []
+
+    def ask(name: str, frames: int):
+        result = client.gaze(clip(frames), **KNOBS)
+        answered.append(name)
+        return result
+
+    with ThreadPoolExecutor(2) as pool:
+        long = pool.submit(ask, "long", 48)
+        time.sleep(0.2)  # so that the long one is there first; the order of the answers does not depend on it
+        short = pool.submit(ask, "short", 1)
+        short_result, long_result = short.result(120), long.result(120)
+    assert answered == ["short", "long"]
+    for frames, result in ((1, short_result), (48, long_result)):
+        want = expected(model, clip(frames), **KNOBS)
+        np.testing.assert_array_equal(result.generated.gazing_pos, want.gazing_pos)
 
 
 def test_a_damaged_bundle_stops_the_server_with_the_reason(bundle, tmp_path):

@@ -1,0 +1,149 @@
+"""Clips as ``autogaze_generate`` serves them: taken in at any time, answered apart, faults kept apart."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from autogaze_backend import clip_service
+from autogaze_backend.clip_service import ClipLimits, ClipService
+from autogaze_backend.clips import PreparedClip
+from autogaze_backend.requests import Knobs
+from autogaze_client import InvalidInputError, RequestCancelledError, ServerUnavailableError
+from goldens import clips
+
+
+def request(seed: int, ratio: float = 0.05, frames: int = 1) -> dict[str, np.ndarray]:
+    knobs = Knobs(gazing_ratio=np.array([ratio], np.float32))
+    return {"FRAMES": clips.synthetic_clip(frames, 64, 80, seed), **knobs.to_tensors()}
+
+
+class Caller:
+    """Sends requests and keeps their answers in the order in which they came."""
+
+    def __init__(self, service: ClipService) -> None:
+        self.service = service
+        self.answers: dict[int, object] = {}
+        self.gone: set[int] = set()
+        self.arrived = threading.Condition()
+
+    def send(self, index: int, tensors: dict[str, np.ndarray]) -> None:
+        def answer(result: object) -> None:
+            with self.arrived:
+                assert index not in self.answers
+                self.answers[index] = result
+                self.arrived.notify_all()
+
+        try:
+            self.service.submit(tensors, answer, lambda: index in self.gone)
+        except Exception as error:
+            answer(error)
+
+    def wait(self, count: int) -> dict[int, object]:
+        with self.arrived:
+            assert self.arrived.wait_for(lambda: len(self.answers) == count, 60)
+        return self.answers
+
+
+@pytest.fixture
+def caller(model):
+    service = ClipService(model())
+    yield Caller(service)
+    service.close()
+
+
+def alone(model, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    knobs = Knobs.from_tensors(tensors)
+    return model.gaze(tensors["FRAMES"], gazing_ratio=knobs.gazing_ratio).generated.gazing_pos
+
+
+def test_a_bad_request_among_good_ones_gets_its_own_error(caller, model):
+    for index, tensors in enumerate([request(1), request(2, ratio=3.0), request(3)]):
+        caller.send(index, tensors)
+    answers = caller.wait(3)
+    assert isinstance(answers[1], InvalidInputError)
+    np.testing.assert_array_equal(answers[0]["GAZING_POS"], alone(model(), request(1)))
+    np.testing.assert_array_equal(answers[2]["GAZING_POS"], alone(model(), request(3)))
+
+
+@pytest.mark.parametrize("stage", ["preprocessing", "finishing"])
+def test_a_fault_in_one_request_leaves_the_others(stage, caller, monkeypatch):
+    """Not a refused value but a fault of ours: memory that runs out, or an output that cannot be made."""
+    prepare, calls = clip_service.prepare_clip, []
+
+    def faulty(model, tensors):
+        prepared = prepare(model, tensors)
+        calls.append(prepared)
+        if len(calls) != 2:
+            return prepared
+
+        def fail(*args):
+            raise MemoryError("no room for this one")
+
+        if stage == "finishing":
+            return PreparedClip(prepared.rows, fail)
+        row = prepared.rows[0]
+        return PreparedClip((type(row)(row.frames, fail, row.budget),), prepared.finish)
+
+    monkeypatch.setattr(clip_service, "prepare_clip", faulty)
+    for index in range(3):
+        caller.send(index, request(index + 1))
+    answers = caller.wait(3)
+    assert isinstance(answers[1], MemoryError)
+    assert isinstance(answers[0], dict)
+    assert isinstance(answers[2], dict)
+
+
+def test_a_short_clip_does_not_wait_for_the_end_of_a_long_one(caller, model):
+    caller.send(0, request(1, frames=40))
+    caller.send(1, request(2, frames=1))
+    answers = caller.wait(2)
+    assert list(answers) == [1, 0]
+    np.testing.assert_array_equal(answers[0]["GAZING_POS"], alone(model(), request(1, frames=40)))
+    np.testing.assert_array_equal(answers[1]["GAZING_POS"], alone(model(), request(2)))
+
+
+def test_a_clip_whose_caller_has_gone_is_given_up(caller):
+    caller.send(0, request(1, frames=100))
+    caller.gone.add(0)
+    (answer,) = caller.wait(1).values()
+    assert isinstance(answer, RequestCancelledError)
+
+
+def test_what_there_is_no_room_for_waits(model):
+    service = ClipService(model(), ClipLimits(max_active_clips=1))
+    caller = Caller(service)
+    caller.send(0, request(1, frames=30))
+    blocked = threading.Thread(target=caller.send, args=(1, request(2)))
+    blocked.start()
+    answers = caller.wait(2)
+    assert list(answers) == [0, 1], "the second was taken in beside the first"
+    blocked.join()
+    service.close()
+
+
+def test_closing_finishes_what_was_taken_in_and_takes_nothing_more(model):
+    service = ClipService(model())
+    caller = Caller(service)
+    for index in range(3):
+        caller.send(index, request(index, frames=3))
+    service.close()
+    assert all(isinstance(answer, dict) for answer in caller.answers.values())
+    assert len(caller.answers) == 3
+    with pytest.raises(ServerUnavailableError, match="shutting down"):
+        service.submit(request(1), lambda result: None, lambda: False)
+
+
+def test_a_fault_of_the_thread_answers_everyone_and_the_service_goes_on(caller, monkeypatch):
+    tick = caller.service._scheduler.tick
+
+    def broken():
+        monkeypatch.setattr(caller.service._scheduler, "tick", tick)
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(caller.service._scheduler, "tick", broken)
+    caller.send(0, request(1))
+    assert isinstance(caller.wait(1)[0], RuntimeError)
+    caller.send(1, request(1))
+    assert isinstance(caller.wait(2)[1], dict)
