@@ -1,4 +1,4 @@
-"""How pixels reach the server: the wire, shared memory, and encoded video, for 720p and 1080p clips on one machine."""
+"""How pixels reach the server: the wire, shared memory of both kinds, encoded video; 720p and 1080p, one machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from autogaze_backend.serving import TritonServer, TritonServerConfig, model_repository_path
 from autogaze_client import GazeClient, VideoWriter
 from autogaze_export import build
+from numpy.typing import NDArray
 
 from benchmarks.generate import checkpoint, clips
 from benchmarks.report import alternate, table
@@ -38,6 +39,47 @@ def run(repeats: int = 7) -> list[dict[str, Any]]:
             return [row for name in SIZES for row in _size(server.url, name, Path(folder), repeats)]
 
 
+class _DeviceFrames:
+    """A copy of frames in CUDA memory, with the CUDA array interface."""
+
+    def __init__(self, frames: NDArray[np.uint8], runtime: Any) -> None:
+        self._runtime, self._host = runtime, frames
+        error, self._pointer = runtime.cudaMalloc(frames.nbytes)
+        if int(error) == 0:
+            kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+            (error,) = runtime.cudaMemcpy(self._pointer, frames.ctypes.data, frames.nbytes, kind)
+        if int(error) != 0:
+            raise RuntimeError(f"CUDA says {error.name}")
+        self.__cuda_array_interface__ = {
+            "shape": frames.shape,
+            "typestr": "|u1",
+            "data": (int(self._pointer), False),
+            "strides": None,
+            "version": 3,
+        }
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[np.uint8]:
+        host = np.empty_like(self._host)
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._runtime.cudaMemcpy(host.ctypes.data, self._pointer, host.nbytes, kind)
+        return host
+
+    def __del__(self) -> None:
+        self._runtime.cudaFree(self._pointer)
+
+
+def frames_on_device(frames: NDArray[np.uint8]) -> tuple[_DeviceFrames | None, str]:
+    """The frames in CUDA memory, or why there is none here."""
+    try:
+        import cuda.bindings.runtime as runtime
+    except ImportError as error:
+        return None, str(error)
+    error, count = runtime.cudaGetDeviceCount()
+    if int(error) != 0 or not count:
+        return None, f"no CUDA device: {error.name}"
+    return _DeviceFrames(frames, runtime), ""
+
+
 def _size(url: str, name: str, folder: Path, repeats: int) -> list[dict[str, Any]]:
     frames = clips.synthetic_clip(FRAMES, *SIZES[name], 3)
     path = folder / f"{name}.mp4"
@@ -51,6 +93,11 @@ def _size(url: str, name: str, folder: Path, repeats: int) -> list[dict[str, Any
             "shared memory": (shared, frames, frames.nbytes),
             "encoded": (wire, encoded, len(encoded)),
         }
+        on_device, missing = frames_on_device(frames)
+        if on_device is not None:
+            # The same frames when they lie on the GPU already: by CUDA memory, and brought to the host first.
+            ways["CUDA memory"] = (shared, on_device, frames.nbytes)
+            ways["from the GPU by wire"] = (wire, on_device, frames.nbytes)
         compute: dict[str, list[float]] = {way: [] for way in ways}
 
         def measured(way: str) -> Callable[[], None]:
@@ -82,6 +129,8 @@ def _size(url: str, name: str, folder: Path, repeats: int) -> list[dict[str, Any
         )
     for row in rows:
         row["wire / this"] = rows[0]["transport, ms"] / row["transport, ms"]
+    if missing:
+        rows.append({"clip": f"{FRAMES} frames {name}", "way": f"CUDA memory: not run ({missing})"})
     return rows
 
 

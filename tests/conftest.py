@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_doubles import recording_cuda  # noqa: F401  a fixture
 from goldens import checkpoint, clips
 from safetensors.numpy import load_file
 

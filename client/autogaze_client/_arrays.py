@@ -116,6 +116,10 @@ class NumpyLibrary:
         """The elements that ``index`` names along an axis."""
         return self.xp.take_along_axis(array, index, axis=axis)
 
+    def contiguous(self, array: Array) -> Array:
+        """The array itself where it lies in row-major order, else a copy that does."""
+        return self.xp.ascontiguousarray(array)
+
 
 class TorchLibrary(NumpyLibrary):
     """torch, on one device."""
@@ -174,6 +178,9 @@ class TorchLibrary(NumpyLibrary):
 
     def take_along(self, array: Array, index: Array, axis: int) -> Array:
         return self.xp.take_along_dim(array, index, dim=axis)
+
+    def contiguous(self, array: Array) -> Array:
+        return array.contiguous()
 
 
 _NUMPY = NumpyLibrary(np)

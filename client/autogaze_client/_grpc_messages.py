@@ -11,6 +11,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from autogaze_client._config import TLSConfig
+from autogaze_client._cuda_memory import CudaMemoryPool
 from autogaze_client._errors import (
     AutoGazeError,
     DeadlineExceededError,
@@ -20,19 +21,19 @@ from autogaze_client._errors import (
     ServerUnavailableError,
     StreamExpired,
 )
-from autogaze_client._shared_memory import SharedMemoryPool, SharedRegion, is_local
-from autogaze_client._wire import Tensors
+from autogaze_client._shared_memory import ClientMemory, SharedRegion, SystemMemoryPool, is_local
+from autogaze_client._wire import Inputs, Tensors
 from autogaze_client.statistics import ModelStatistics
 
 __all__ = [
     "REGISTER_SECONDS",
     "ServerAddress",
+    "known_already",
     "lost_regions",
     "model_statistics",
     "not_ready",
     "read_response",
     "request_inputs",
-    "share_inputs",
     "translate_error",
 ]
 
@@ -46,9 +47,10 @@ class ServerAddress:
     headers: Mapping[str, str] = field(default_factory=dict)
     shared_memory: bool | None = None
 
-    def shares_memory(self) -> bool:
-        """Whether to try shared memory: where it is asked for, else where the server is on this machine."""
-        return is_local(self.url) if self.shared_memory is None else self.shared_memory
+    def memory(self) -> ClientMemory:
+        """Shared memory where it is asked for, else where the server is on this machine: CUDA's before the system's."""
+        enabled = is_local(self.url) if self.shared_memory is None else self.shared_memory
+        return ClientMemory(CudaMemoryPool(enabled), SystemMemoryPool(enabled))
 
     def channel_options(self) -> dict[str, Any]:
         """Keyword arguments of both tritonclient connections."""
@@ -73,7 +75,7 @@ def _path(path: object) -> str | None:
     return None if path is None else str(path)
 
 
-def request_inputs(inputs: Tensors, shared: Mapping[str, SharedRegion] | None = None) -> list[Any]:
+def request_inputs(inputs: Inputs, shared: Mapping[str, SharedRegion] | None = None) -> list[Any]:
     """Request tensors of tritonclient; those of ``shared`` name a region instead of carrying their bytes."""
     request = []
     for name, array in inputs.items():
@@ -81,29 +83,19 @@ def request_inputs(inputs: Tensors, shared: Mapping[str, SharedRegion] | None = 
         if shared and name in shared:
             tensor.set_shared_memory(shared[name].name, array.nbytes)
         else:
-            tensor.set_data_from_numpy(array)
+            tensor.set_data_from_numpy(np.asarray(array))
         request.append(tensor)
     return request
-
-
-def share_inputs(inputs: Tensors, pool: SharedMemoryPool) -> dict[str, SharedRegion]:
-    """Copies the large inputs into regions; none where the system has no room, and then never again."""
-    shared: dict[str, SharedRegion] = {}
-    try:
-        for name, array in inputs.items():
-            if pool.wants(array):
-                shared[name] = pool.take(array.nbytes)
-                shared[name].write(array)
-    except OSError as error:
-        pool.give_back(list(shared.values()))
-        pool.disable(error)
-        return {}
-    return shared
 
 
 def lost_regions(error: InferenceServerException) -> bool:
     """Whether the server does not know a region: it was restarted, or shares no memory with this client."""
     return "shared memory region" in str(error.message()).lower()
+
+
+def known_already(error: InferenceServerException) -> bool:
+    """Whether the server knows a region although it was not seen to: a call to register it was cut short."""
+    return "already in manager" in str(error.message()).lower()
 
 
 def read_response(result: Any, outputs: Iterable[str]) -> Tensors:

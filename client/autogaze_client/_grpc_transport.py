@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,20 +13,22 @@ from tritonclient.utils import InferenceServerException
 from autogaze_client._grpc_messages import (
     REGISTER_SECONDS,
     ServerAddress,
+    known_already,
     lost_regions,
     model_statistics,
     not_ready,
     read_response,
     request_inputs,
-    share_inputs,
     translate_error,
 )
-from autogaze_client._shared_memory import SharedMemoryPool, SharedRegion, stale_regions
+from autogaze_client._shared_memory import RegionPool, SharedRegion, stale_regions
 from autogaze_client._transport import SequenceStep
-from autogaze_client._wire import Tensors
+from autogaze_client._wire import Inputs, Tensors
 from autogaze_client.statistics import ModelStatistics
 
 __all__ = ["AsyncGrpcTransport", "GrpcTransport"]
+
+_LOG = logging.getLogger("autogaze_client")
 
 
 class GrpcTransport:
@@ -34,14 +37,13 @@ class GrpcTransport:
     def __init__(self, address: ServerAddress) -> None:
         self._address = address
         self._headers = dict(address.headers)
-        self._shared = SharedMemoryPool(address.shares_memory())
-        self._cleaned = False
+        self._memory = address.memory()
         self._triton = triton.InferenceServerClient(**address.channel_options())
 
     def infer(
         self,
         model: str,
-        inputs: Tensors,
+        inputs: Inputs,
         outputs: Iterable[str],
         timeout: float | None,
         sequence: SequenceStep | None = None,
@@ -56,16 +58,16 @@ class GrpcTransport:
             try:
                 result = self._send(model, inputs, names, timeout, sequence)
             except InferenceServerException as error:
-                if not (self._shared.enabled and lost_regions(error)):
+                if not (self._memory.enabled and lost_regions(error)):
                     raise
                 # A restarted server knows no region: tell it again once, then go back to the wire.
-                self._shared.forget_registrations()
+                self._memory.forget_registrations()
                 try:
                     result = self._send(model, inputs, names, timeout, sequence)
                 except InferenceServerException as again:
                     if not lost_regions(again):
                         raise
-                    self._shared.disable(again)
+                    self._memory.disable(again)
                     result = self._send(model, inputs, names, timeout, sequence)
         except InferenceServerException as error:
             raise translate_error(error, self._address.url) from error
@@ -74,45 +76,58 @@ class GrpcTransport:
     def _send(
         self,
         model: str,
-        inputs: Tensors,
+        inputs: Inputs,
         names: list[str],
         timeout: float | None,
         sequence: SequenceStep | None,
     ) -> Any:
-        shared = share_inputs(inputs, self._shared)
+        shared = self._share(inputs)
         try:
-            if shared and not self._register(list(shared.values())):
-                self._shared.give_back(list(shared.values()))
-                shared = {}
             return self._triton.infer(
                 model,
-                request_inputs(inputs, shared),
+                request_inputs(inputs, {name: region for name, (_, region) in shared.items()}),
                 outputs=[triton.InferRequestedOutput(name) for name in names],
                 client_timeout=timeout,
                 headers=self._headers,
                 **(sequence.request_options() if sequence else {}),
             )
         finally:
-            self._shared.give_back(list(shared.values()))
+            self._memory.give_back(shared.values())
 
-    def _register(self, regions: list[SharedRegion]) -> bool:
-        """Makes regions known to the server; False where it does not share memory with this client."""
-        call = {"headers": self._headers, "client_timeout": REGISTER_SECONDS}
-        for region in regions:
-            if region.registered:
-                continue
+    def _share(self, inputs: Inputs) -> dict[str, tuple[RegionPool, SharedRegion]]:
+        """Puts the large inputs where the server reads them; what it cannot read goes the next way."""
+        while True:
+            shared = self._memory.share(inputs)
             try:
-                self._triton.register_system_shared_memory(region.name, region.key, region.size, **call)
-                region.registered = True
-                if not self._cleaned:
-                    self._cleaned = True
-                    status = self._triton.get_system_shared_memory_status(as_json=True, **call)
-                    for name in stale_regions(status):
-                        self._triton.unregister_system_shared_memory(name, **call)
-            except InferenceServerException as error:
-                self._shared.disable(f"{self._address.url}: {error.message()}")
-                return False
-        return True
+                for pool, region in shared.values():
+                    self._register(pool, region)
+                if all(region.registered for _, region in shared.values()):
+                    return shared
+            except BaseException:
+                self._memory.give_back(shared.values())
+                raise
+            self._memory.give_back(shared.values())
+
+    def _register(self, pool: RegionPool, region: SharedRegion) -> None:
+        """Makes a region known to the server; where it does not share memory with this client, the pool is given up."""
+        if region.registered or not pool.enabled:
+            return
+        call = {"headers": self._headers, "client_timeout": REGISTER_SECONDS}
+        try:
+            pool.register(self._triton, region, **call)
+        except InferenceServerException as error:
+            if not known_already(error):
+                pool.disable(f"{self._address.url}: {error.message()}")
+                return
+        region.registered = True
+        if pool.cleaned:
+            return
+        pool.cleaned = True
+        try:
+            for name in stale_regions(pool.status(self._triton, **call)):
+                pool.unregister(self._triton, name, **call)
+        except InferenceServerException as error:
+            _LOG.debug("%s: regions of clients that are gone stay registered: %s", self._address.url, error)
 
     def is_model_ready(self, model: str, timeout: float | None) -> bool:
         """Whether the server is up and the model loaded; False where no server answers.
@@ -142,13 +157,13 @@ class GrpcTransport:
 
     def close(self) -> None:
         """Closes the channel and removes this client's shared memory, here and on the server."""
-        for region in self._shared.close():
-            try:
-                self._triton.unregister_system_shared_memory(
-                    region.name, headers=self._headers, client_timeout=REGISTER_SECONDS
-                )
-            except InferenceServerException:
-                break  # the server is gone, and with it what it knew
+        try:
+            for pool, name in self._memory.registered():
+                pool.unregister(self._triton, name, headers=self._headers, client_timeout=REGISTER_SECONDS)
+        except InferenceServerException:
+            pass  # the server is gone, and with it what it knew
+        finally:
+            self._memory.close()
         self._triton.close()
 
 
@@ -158,14 +173,13 @@ class AsyncGrpcTransport:
     def __init__(self, address: ServerAddress) -> None:
         self._address = address
         self._headers = dict(address.headers)
-        self._shared = SharedMemoryPool(address.shares_memory())
-        self._cleaned = False
+        self._memory = address.memory()
         self._triton = triton_aio.InferenceServerClient(**address.channel_options())
 
     async def infer(
         self,
         model: str,
-        inputs: Tensors,
+        inputs: Inputs,
         outputs: Iterable[str],
         timeout: float | None,
         sequence: SequenceStep | None = None,
@@ -180,16 +194,16 @@ class AsyncGrpcTransport:
             try:
                 result = await self._send(model, inputs, names, timeout, sequence)
             except InferenceServerException as error:
-                if not (self._shared.enabled and lost_regions(error)):
+                if not (self._memory.enabled and lost_regions(error)):
                     raise
                 # A restarted server knows no region: tell it again once, then go back to the wire.
-                self._shared.forget_registrations()
+                self._memory.forget_registrations()
                 try:
                     result = await self._send(model, inputs, names, timeout, sequence)
                 except InferenceServerException as again:
                     if not lost_regions(again):
                         raise
-                    self._shared.disable(again)
+                    self._memory.disable(again)
                     result = await self._send(model, inputs, names, timeout, sequence)
         except InferenceServerException as error:
             raise translate_error(error, self._address.url) from error
@@ -198,45 +212,58 @@ class AsyncGrpcTransport:
     async def _send(
         self,
         model: str,
-        inputs: Tensors,
+        inputs: Inputs,
         names: list[str],
         timeout: float | None,
         sequence: SequenceStep | None,
     ) -> Any:
-        shared = share_inputs(inputs, self._shared)
+        shared = await self._share(inputs)
         try:
-            if shared and not await self._register(list(shared.values())):
-                self._shared.give_back(list(shared.values()))
-                shared = {}
             return await self._triton.infer(
                 model,
-                request_inputs(inputs, shared),
+                request_inputs(inputs, {name: region for name, (_, region) in shared.items()}),
                 outputs=[triton.InferRequestedOutput(name) for name in names],
                 client_timeout=timeout,
                 headers=self._headers,
                 **(sequence.request_options() if sequence else {}),
             )
         finally:
-            self._shared.give_back(list(shared.values()))
+            self._memory.give_back(shared.values())
 
-    async def _register(self, regions: list[SharedRegion]) -> bool:
-        """Makes regions known to the server; False where it does not share memory with this client."""
-        call = {"headers": self._headers, "client_timeout": REGISTER_SECONDS}
-        for region in regions:
-            if region.registered:
-                continue
+    async def _share(self, inputs: Inputs) -> dict[str, tuple[RegionPool, SharedRegion]]:
+        """Puts the large inputs where the server reads them; what it cannot read goes the next way."""
+        while True:
+            shared = self._memory.share(inputs)
             try:
-                await self._triton.register_system_shared_memory(region.name, region.key, region.size, **call)
-                region.registered = True
-                if not self._cleaned:
-                    self._cleaned = True
-                    status = await self._triton.get_system_shared_memory_status(as_json=True, **call)
-                    for name in stale_regions(status):
-                        await self._triton.unregister_system_shared_memory(name, **call)
-            except InferenceServerException as error:
-                self._shared.disable(f"{self._address.url}: {error.message()}")
-                return False
-        return True
+                for pool, region in shared.values():
+                    await self._register(pool, region)
+                if all(region.registered for _, region in shared.values()):
+                    return shared
+            except BaseException:
+                self._memory.give_back(shared.values())
+                raise
+            self._memory.give_back(shared.values())
+
+    async def _register(self, pool: RegionPool, region: SharedRegion) -> None:
+        """Makes a region known to the server; where it does not share memory with this client, the pool is given up."""
+        if region.registered or not pool.enabled:
+            return
+        call = {"headers": self._headers, "client_timeout": REGISTER_SECONDS}
+        try:
+            await pool.register(self._triton, region, **call)
+        except InferenceServerException as error:
+            if not known_already(error):
+                pool.disable(f"{self._address.url}: {error.message()}")
+                return
+        region.registered = True
+        if pool.cleaned:
+            return
+        pool.cleaned = True
+        try:
+            for name in stale_regions(await pool.status(self._triton, **call)):
+                await pool.unregister(self._triton, name, **call)
+        except InferenceServerException as error:
+            _LOG.debug("%s: regions of clients that are gone stay registered: %s", self._address.url, error)
 
     async def is_model_ready(self, model: str, timeout: float | None) -> bool:
         """Whether the server is up and the model loaded; False where no server answers.
@@ -268,11 +295,13 @@ class AsyncGrpcTransport:
 
     async def close(self) -> None:
         """Closes the channel and removes this client's shared memory, here and on the server."""
-        for region in self._shared.close():
-            try:
-                await self._triton.unregister_system_shared_memory(
-                    region.name, headers=self._headers, client_timeout=REGISTER_SECONDS
+        try:
+            for pool, name in self._memory.registered():
+                await pool.unregister(
+                    self._triton, name, headers=self._headers, client_timeout=REGISTER_SECONDS
                 )
-            except InferenceServerException:
-                break  # the server is gone, and with it what it knew
+        except InferenceServerException:
+            pass  # the server is gone, and with it what it knew
+        finally:
+            self._memory.close()
         await self._triton.close()

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autogaze_client._device_arrays import as_frames
 from autogaze_client._errors import AutoGazeError, InferenceError, InvalidInputError
-from autogaze_client._wire import GazeOptions, Tensors, clip_tensors, decode_result, video_tensors
+from autogaze_client._wire import GazeOptions, Inputs, Tensors, clip_tensors, decode_result, video_tensors
 from autogaze_client.result import GazeResult, GazeTimings
 from autogaze_client.video import VideoReader
 
@@ -30,7 +32,16 @@ __all__ = [
     "video_source",
 ]
 
-GazeSource = NDArray[np.uint8] | str | Path | bytes
+
+class DeviceFrames(Protocol):
+    """An array of another library: torch, CuPy, or anything with DLPack; ``__cuda_array_interface__`` does, too."""
+
+    def __dlpack__(self) -> Any: ...
+
+    def __dlpack_device__(self) -> tuple[Any, int]: ...
+
+
+GazeSource = NDArray[np.uint8] | DeviceFrames | str | Path | bytes
 """uint8 frames ``[T, H, W, 3 or 4]``, the path of a video, or the bytes of an encoded video."""
 
 WINDOW_FRAMES = 16
@@ -55,7 +66,7 @@ class Request:
         timestamps: seconds of its frames, where they are known on this side.
     """
 
-    inputs: Tensors
+    inputs: Inputs
     frames: int = 0
     context: str = ""
     read_ms: float = 0.0
@@ -163,13 +174,14 @@ def single_request(frames: object, options: GazeOptions) -> Request:
     Raises:
         InvalidInputError: another type, or bad frames.
     """
-    if isinstance(frames, np.ndarray):
-        return Request(clip_tensors(frames, options), frames=len(frames))
     if isinstance(frames, bytes | bytearray | memoryview):
         return Request(video_tensors(bytes(frames), options))
+    clip = as_frames(frames)
+    if clip is not None:
+        return Request(clip_tensors(clip, options), frames=len(clip))
     raise InvalidInputError(
-        f"frames is a {type(frames).__name__}; pass uint8 frames [T, H, W, 3 or 4] as a numpy array, the path of a "
-        "video, or the bytes of an encoded video"
+        f"frames is a {type(frames).__name__}; pass uint8 frames [T, H, W, 3 or 4] as a numpy, torch or CuPy array, "
+        "the path of a video, or the bytes of an encoded video"
     )
 
 

@@ -10,9 +10,11 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from autogaze_client._device_arrays import DeviceArray, as_frames
 from autogaze_client._errors import AutoGazeError, InvalidInputError, StreamExpired
+from autogaze_client._requests import DeviceFrames
 from autogaze_client._transport import AsyncTransport, SequenceStep, Transport
-from autogaze_client._wire import OUTPUTS, GazeOptions, Tensors, decode_result, frame_tensors
+from autogaze_client._wire import OUTPUTS, GazeOptions, Inputs, Tensors, decode_result, frame_tensors
 from autogaze_client.modes import AutoGazeInferenceMode
 from autogaze_client.result import GazeResult, GazeTimings
 
@@ -38,8 +40,8 @@ class _Conversation:
         self.closed = False
 
     def request(
-        self, frame: NDArray[np.uint8], ratio: float | None, requirement: float | None, tokens: int | None
-    ) -> tuple[dict[str, NDArray[np.generic]], SequenceStep]:
+        self, frame: object, ratio: float | None, requirement: float | None, tokens: int | None
+    ) -> tuple[Inputs, SequenceStep]:
         if self.closed:
             raise InvalidInputError("the stream is closed; open a new one with client.stream()")
         options = self.options
@@ -50,7 +52,7 @@ class _Conversation:
                 task_loss_requirement=requirement,
                 max_gaze_tokens_each_frame=tokens,
             )
-        return frame_tensors(frame, options), SequenceStep(self.id, start=not self.started)
+        return frame_tensors(_frame(frame), options), SequenceStep(self.id, start=not self.started)
 
     def must_restart(self, error: StreamExpired) -> None:
         """Prepares a new start, or raises where the caller did not ask for that."""
@@ -64,13 +66,22 @@ class _Conversation:
         request_ms = (time.perf_counter() - started) * 1e3
         return decode_result(outputs, _MODE, GazeTimings(request_ms=request_ms))
 
-    def farewell(self) -> tuple[dict[str, NDArray[np.generic]], SequenceStep] | None:
+    def farewell(self) -> tuple[Inputs, SequenceStep] | None:
         """The request that ends the stream: no frame, only the flag; None where nothing was started."""
         started, self.closed = self.started and not self.closed, True
         if not started:
             return None
         empty = frame_tensors(np.zeros((0, 0, 3), np.uint8), self.options, empty=True)
         return empty, SequenceStep(self.id, end=True)
+
+
+def _frame(frame: object) -> NDArray[np.uint8] | DeviceArray:
+    array = as_frames(frame)
+    if array is None:
+        raise InvalidInputError(
+            f"the frame is a {type(frame).__name__}; pass uint8 [H, W, 3 or 4] as a numpy, torch or CuPy array"
+        )
+    return array
 
 
 class StreamSession:
@@ -100,7 +111,7 @@ class StreamSession:
 
     def push(
         self,
-        frame: NDArray[np.uint8],
+        frame: NDArray[np.uint8] | DeviceFrames,
         *,
         gazing_ratio: float | None = None,
         task_loss_requirement: float | None = None,
@@ -109,7 +120,7 @@ class StreamSession:
         """Chooses the tokens of the next frame.
 
         Args:
-            frame: uint8 ``[H, W, 3 or 4]``; the size may change from frame to frame.
+            frame: uint8 ``[H, W, 3 or 4]`` of numpy, torch or CuPy; the size may change from frame to frame.
             gazing_ratio: for this frame; any of the three replaces all three of the session's.
             task_loss_requirement: likewise.
             max_gaze_tokens_each_frame: likewise.
@@ -175,7 +186,7 @@ class AsyncStreamSession:
 
     async def push(
         self,
-        frame: NDArray[np.uint8],
+        frame: NDArray[np.uint8] | DeviceFrames,
         *,
         gazing_ratio: float | None = None,
         task_loss_requirement: float | None = None,

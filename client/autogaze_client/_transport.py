@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from autogaze_client._wire import Tensors
+from autogaze_client._wire import Inputs, Tensors
 from autogaze_client.statistics import ModelStatistics
 
 __all__ = ["AsyncTransport", "SequenceStep", "Transport"]
@@ -32,12 +32,16 @@ class SequenceStep:
 
 
 class Transport(Protocol):
-    """What ``GazeClient`` needs of a connection. Errors are those of ``autogaze_client``."""
+    """What ``GazeClient`` needs of a connection. Errors are those of ``autogaze_client``.
+
+    Inputs are numpy arrays, but frames that lie on a CUDA device come as they are: ``np.asarray`` copies them to
+    the host.
+    """
 
     def infer(
         self,
         model: str,
-        inputs: Tensors,
+        inputs: Inputs,
         outputs: Iterable[str],
         timeout: float | None,
         sequence: SequenceStep | None = None,
@@ -60,7 +64,7 @@ class AsyncTransport(Protocol):
     async def infer(
         self,
         model: str,
-        inputs: Tensors,
+        inputs: Inputs,
         outputs: Iterable[str],
         timeout: float | None,
         sequence: SequenceStep | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autogaze_client._device_arrays import DeviceArray
 from autogaze_client._errors import AutoGazeError, InferenceError, InvalidInputError
 from autogaze_client.generated import AutoGazeGenerateOutput
 from autogaze_client.knobs import (
@@ -29,6 +30,7 @@ from autogaze_client.result import GazeResult, GazeTimings, SourceSize
 __all__ = [
     "OUTPUTS",
     "GazeOptions",
+    "Inputs",
     "Tensors",
     "clip_tensors",
     "decode_result",
@@ -38,6 +40,9 @@ __all__ = [
 
 Tensors = Mapping[str, NDArray[Any]]
 """Tensors by their name on the wire."""
+
+Inputs = Mapping[str, NDArray[Any] | DeviceArray]
+"""Inputs of a request by their name on the wire; ``np.asarray`` brings those of a CUDA device to the host."""
 
 OUTPUTS: Mapping[str, type[np.generic]] = {
     "GAZING_POS": np.int64,
@@ -128,11 +133,13 @@ class GazeOptions:
         return tensors
 
 
-def clip_tensors(frames: NDArray[np.uint8], options: GazeOptions) -> dict[str, NDArray[Any]]:
+def clip_tensors(
+    frames: NDArray[np.uint8] | DeviceArray, options: GazeOptions
+) -> dict[str, NDArray[Any] | DeviceArray]:
     """Inputs of a request for decoded frames.
 
     Args:
-        frames: uint8 ``[T, H, W, 3 or 4]``, RGB or RGBA.
+        frames: uint8 ``[T, H, W, 3 or 4]``, RGB or RGBA, on the host or on a CUDA device.
         options: the knobs.
 
     Raises:
@@ -140,7 +147,14 @@ def clip_tensors(frames: NDArray[np.uint8], options: GazeOptions) -> dict[str, N
     """
     check_frames(frames)
     _check_payload(frames.nbytes, f"{frames.shape[0]} frames", "send fewer frames a request")
-    return {"FRAMES": np.ascontiguousarray(frames)[None], **options.tensors(frames.shape[0])}
+    return {"FRAMES": _with_batch(frames), **options.tensors(frames.shape[0])}
+
+
+def _with_batch(values: NDArray[np.uint8] | DeviceArray) -> NDArray[np.uint8] | DeviceArray:
+    if isinstance(values, DeviceArray):
+        return values.reshape(1, *values.shape)
+    batch: NDArray[np.uint8] = np.ascontiguousarray(values)[None]
+    return batch
 
 
 _UNSET: Mapping[str, Any] = {
@@ -152,12 +166,12 @@ _UNSET: Mapping[str, Any] = {
 
 
 def frame_tensors(
-    frame: NDArray[np.uint8], options: GazeOptions, *, empty: bool = False
-) -> dict[str, NDArray[Any]]:
+    frame: NDArray[np.uint8] | DeviceArray, options: GazeOptions, *, empty: bool = False
+) -> dict[str, NDArray[Any] | DeviceArray]:
     """Inputs of a request of ``autogaze_stream``: every knob is sent, so that streams share batches.
 
     Args:
-        frame: uint8 ``[H, W, 3 or 4]``.
+        frame: uint8 ``[H, W, 3 or 4]``, on the host or on a CUDA device.
         options: the knobs.
         empty: allows a frame of no pixels, which only ends a stream.
 
@@ -168,10 +182,11 @@ def frame_tensors(
         raise InvalidInputError(
             f"the frame has shape {list(frame.shape)}; it must be [H, W, 3] (RGB) or [H, W, 4] (RGBA)"
         )
-    tensors = options.tensors(1) if empty else clip_tensors(frame[None], options)
+    clip = frame.reshape(1, *frame.shape)
+    tensors = dict(options.tensors(1)) if empty else clip_tensors(clip, options)
     tensors.pop("FRAMES", None)
     unset = {name: np.full((1, 1), value) for name, value in _UNSET.items()}
-    return {"FRAME": np.ascontiguousarray(frame)[None], **unset, **tensors}
+    return {"FRAME": _with_batch(frame), **unset, **tensors}
 
 
 def video_tensors(video: bytes, options: GazeOptions) -> dict[str, NDArray[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,27 @@ _REQUIREMENT = (
 )
 
 
-def check_frames(frames: NDArray[Any]) -> NDArray[np.uint8]:
+class _Frames(Protocol):
+    """What is looked at of a clip: an array's type and shape."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+
+_Clip = TypeVar("_Clip", bound=_Frames)
+
+
+def check_frames(frames: _Clip) -> _Clip:
     """Checks a clip's layout and returns it.
 
     Args:
-        frames: uint8 ``[T, H, W, 3]`` RGB or ``[T, H, W, 4]`` RGBA.
+        frames: uint8 ``[T, H, W, 3]`` RGB or ``[T, H, W, 4]`` RGBA; an array of numpy's or one with its attributes.
 
     Raises:
         InvalidInputError: another type, rank, channel count, or an empty axis.

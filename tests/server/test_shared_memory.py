@@ -84,7 +84,7 @@ def test_where_the_server_cannot_open_the_memory_the_wire_is_used(server, monkey
     """As with a server in a container that has its own /dev/shm."""
     from autogaze_client import _shared_memory
 
-    monkeypatch.setattr(_shared_memory.SharedRegion, "key", property(lambda region: "/nowhere-to-be-found"))
+    monkeypatch.setattr(_shared_memory.SystemRegion, "key", property(lambda region: "/nowhere-to-be-found"))
     with caplog.at_level(logging.DEBUG, "autogaze_client"), GazeClient(server.url) as client:
         result = client.gaze(FRAMES, **KNOBS)
         assert client.gaze(FRAMES, **KNOBS).tokens_per_frame.tolist() == result.tokens_per_frame.tolist()
