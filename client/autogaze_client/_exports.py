@@ -39,6 +39,10 @@ _MODULES = {
         "AutoGazeDeviceMask",
         "AutoGazeMaskPlanStats",
     ),
+    "readout.coverage_stop": (
+        "AutoGazeCoverageTracker",
+        "coverage_generation_budget",
+    ),
     "readout.grids": (
         "SparseReadoutGrid",
         "SparseReadoutOptions",
@@ -213,7 +217,16 @@ _MODULES = {
         "VecOutputNode",
     ),
     "nodes.packets": ("AutoGazePipelinePacket",),
-    "nodes.pipeline": ("AutoGazePipeline",),
+    "nodes.pipeline": ("AutoGazePipeline", "AutoGazeTeacher"),
+    "nodes.prepared": (
+        "AutoGazePreparedRun",
+        "FrameStream",
+        "prepare_rgba_clip_for_trace",
+        "readout_prepared_run",
+        "readout_prepared_run_async",
+        "trace_prepared_run",
+        "trace_prepared_run_async",
+    ),
     "nodes.realtime": (
         "DEFAULT_MAX_IN_FLIGHT",
         "DEFAULT_MODEL_GENERATION_BUDGET",

@@ -27,6 +27,27 @@ class AutoGazeInferenceMode(str, Enum):
         """Whether the rows of the generated output are tiles of the frame."""
         return self is not AutoGazeInferenceMode.RESIZE_TO_MODEL_INPUT
 
+    def fixation_budget(self, k: int, height: int, width: int, tile_size: int = 224) -> int:
+        """Fixations of a frame where each input of the model gives ``k``: k a tile, or k.
+
+        Args:
+            k: fixations an input of the model.
+            height: of the frame, in pixels.
+            width: likewise.
+            tile_size: side of a tile, in pixels; 224 in this package.
+
+        Raises:
+            InvalidInputError: one of them is below 1.
+
+        Example:
+            >>> AutoGazeInferenceMode.TILED_RESIZE_TO_GRID.fixation_budget(2, 1080, 1920)
+            90
+        """
+        for name, value in (("k", k), ("height", height), ("width", width), ("tile_size", tile_size)):
+            if value < 1:
+                raise InvalidInputError(f"{name} is {value}; it must be at least 1")
+        return k * (-(-height // tile_size) * -(-width // tile_size) if self.is_tiled else 1)
+
     @classmethod
     def from_code(cls, code: int) -> AutoGazeInferenceMode:
         """The mode of a wire value.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def write_report(
     stage_ms: Mapping[str, float],
     *,
     start_frame: int = 0,
+    frame_stride: int = 1,
 ) -> ReportPaths:
     """Writes ``gaze.json``, ``metrics.json``, ``mask.mp4`` and ``contact_sheet.png``.
 
@@ -78,6 +80,8 @@ def write_report(
         result: its gaze.
         stage_ms: milliseconds by stage, for the metrics.
         start_frame: the video's frame that is the result's first.
+        frame_stride: of the gaze: every n-th frame was gazed at. What is written then plays at the same pace, with
+            fewer frames a second.
 
     Raises:
         InvalidInputError: the result is of a video of another size.
@@ -86,7 +90,9 @@ def write_report(
     """
     check_report_extras()
     size = result.source_size
-    reader = VideoReader(video_path, start_frame=start_frame, max_frames=size.frames)
+    reader = VideoReader(
+        video_path, start_frame=start_frame, max_frames=size.frames, frame_stride=frame_stride
+    )
     if (reader.width, reader.height) != (size.width, size.height):
         raise InvalidInputError(
             f"the result is of {size.width}x{size.height} frames, but {Path(reader.name).name} has "
@@ -102,7 +108,7 @@ def write_report(
     )
     result.write_json(paths.gaze)
     write_json(paths.metrics, {**result.metrics(), "stage_ms": dict(stage_ms)})
-    sheet = _write_mask_video(paths.mask_video, reader, result)
+    sheet = _write_mask_video(paths.mask_video, reader, result, reader.fps / frame_stride)
     _write_png(paths.contact_sheet, sheet)
     return paths
 
@@ -120,7 +126,9 @@ def _labels(result: GazeResult) -> list[tuple[int, str]]:
     ]
 
 
-def _write_mask_video(path: Path, reader: VideoReader, result: GazeResult) -> NDArray[np.uint8]:
+def _write_mask_video(
+    path: Path, reader: VideoReader, result: GazeResult, fps: Fraction
+) -> NDArray[np.uint8]:
     """Writes the video frame by frame; returns the contact sheet, made on the way."""
     frames = result.source_size.frames
     picked = set(np.linspace(0, frames - 1, min(frames, _SHEET_FRAMES)).round().astype(int).tolist())
@@ -131,7 +139,7 @@ def _write_mask_video(path: Path, reader: VideoReader, result: GazeResult) -> ND
     legend = legend_strip(2 * panel_width + _GAP, labels)
     thumbnails = []
     written = 0
-    with VideoWriter(path, fps=reader.fps) as writer:
+    with VideoWriter(path, fps=fps) as writer:
         for index, (frame, fixations) in enumerate(zip(reader, result.trace.frames, strict=False)):
             # Cells are drawn after the picture is shrunk, so their borders stay crisp.
             panel = resize_image(frame, panel_width)
@@ -143,7 +151,7 @@ def _write_mask_video(path: Path, reader: VideoReader, result: GazeResult) -> ND
     if written < frames:
         raise InvalidInputError(
             f"the result has {frames} frames, but {Path(reader.name).name} only {written}; "
-            "pass the video that was gazed at, with its start_frame"
+            "pass the video that was gazed at, with its start_frame and frame_stride"
         )
     sheet = contact_sheet(thumbnails, columns)
     return np.concatenate([sheet, legend_strip(sheet.shape[1], labels, height=36)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 from autogaze_client import VideoDecodeError, VideoReader, VideoWriter
@@ -98,6 +99,8 @@ def colours(content: bytes) -> np.ndarray:
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("matrix", [BT601, BT709, BT2020])
 def test_tagged_colours_come_back(matrix, full, pix_fmt):
+    if matrix == BT2020 and int(av.__version__.split(".")[0]) < 18:
+        pytest.skip(f"PyAV {av.__version__} reads BT.2020, but cannot write the file of this test")
     found = colours(tagged_video(matrix=matrix, full=full, pix_fmt=pix_fmt))
     assert np.abs(found - TRUE_COLOURS).max() <= 3
 

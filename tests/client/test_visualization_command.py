@@ -74,14 +74,30 @@ def test_the_output_takes_only_what_was_gazed_at(gaze, tmp_path):
     assert not (tmp_path / "panels.mp4").exists()
 
 
-def test_tiled_is_a_mode(gaze, monkeypatch):
+def test_a_stride_holds_for_what_is_drawn(gaze, tmp_path):
+    assert gaze("--start-frame", "2", "--frame-stride", "3", "--panels", "input", "--format", "mp4") == 0
+    levels = [float(frame.mean()) for frame in VideoReader(tmp_path / "panels.mp4")]
+    assert np.abs(np.array(levels) - (5 * (2 + 3 * np.arange(12)) + 20)).max() < 4
+    assert gaze.server.requests[0]["FRAMES"].mean(axis=(0, 2, 3, 4)) == pytest.approx(levels, abs=4)
+    written = json.loads((tmp_path / "gaze.json").read_text())
+    assert np.diff(written["timestamps"]).tolist() == pytest.approx([3 / 25] * 11)
+
+
+@pytest.mark.parametrize("spelling", ["tiled", "tiled-full-resolution", "TILED_FULL_RESOLUTION"])
+def test_tiled_is_a_mode(gaze, monkeypatch, spelling):
     asked = []
     monkeypatch.setattr(
         client_module.GazeClient, "gaze", lambda self, path, **knobs: asked.append(knobs["mode"])
     )
     with pytest.raises(AttributeError):
-        gaze("--mode", "tiled")
+        gaze("--mode", spelling)
     assert asked == ["tiled_full_resolution"]
+
+
+def test_an_unknown_mode_names_those_there_are(gaze, capsys):
+    with pytest.raises(SystemExit):
+        gaze("--mode", "mosaic")
+    assert "'resize', 'tiled', 'tiled_resize_to_grid', 'tiled_full_resolution'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,19 @@ def test_report(tmp_path, video):
     assert paths.contact_sheet.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_report_of_every_third_frame_plays_at_the_same_pace(tmp_path, video):
+    paths = write_report(tmp_path, video, result_for(10), {}, start_frame=4, frame_stride=3)
+    panels = VideoReader(paths.mask_video)
+    assert panels.fps == VideoReader(video).fps / 3
+    levels = [float(panel[:48, :60].mean()) for panel in panels]
+    # The fixture's brightness is 5 · frame + 20.
+    assert np.abs(np.array(levels) - (5 * (4 + 3 * np.arange(10)) + 20)).max() < 4
+    with pytest.raises(
+        InvalidInputError, match=r"only 11; pass the video .* with its start_frame and frame_stride"
+    ):
+        write_report(tmp_path, video, result_for(12), {}, start_frame=4, frame_stride=3)
+
+
 def test_a_report_on_another_video_is_refused(tmp_path, video):
     with pytest.raises(InvalidInputError, match="only 37; pass the video that was gazed at"):
         write_report(tmp_path, video, result_for(40), {})

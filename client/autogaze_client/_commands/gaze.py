@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _Choice = TypeVar("_Choice", bound=Enum)
 
-_MODES = ("resize", "tiled", "tiled_resize_to_grid", "tiled_full_resolution")
+MODES = ("resize", "tiled", "tiled_resize_to_grid", "tiled_full_resolution")
 _TILED = "tiled_full_resolution"
 _STYLES = ("overlay", "image-overlay", "image-mask-only", "scale-rows")
 _GEOMETRIES = ("native", "deduplicated", "effective")
@@ -36,11 +36,21 @@ class Command:
         parser.add_argument("video", metavar="VIDEO", help="a video file")
         parser.add_argument("--url", default="localhost:8001", help="gRPC endpoint (default: %(default)s)")
         parser.add_argument("--out", default="autogaze-out", metavar="DIR", help="default: %(default)s")
-        parser.add_argument("--frames", type=int, metavar="N", help="gaze at the first N frames only")
+        parser.add_argument("--frames", type=int, metavar="N", help="gaze at N frames at most")
+        parser.add_argument("--start-frame", type=int, default=0, metavar="N", help="skip N frames first")
+        parser.add_argument(
+            "--frame-stride", type=int, default=1, metavar="N", help="gaze at every n-th frame (default: 1)"
+        )
+        parser.add_argument(
+            "--stream",
+            action="store_true",
+            help="one stream that remembers the frames before, instead of clips of 16 frames",
+        )
         parser.add_argument(
             "--mode",
-            choices=_MODES,
-            default=_MODES[0],
+            type=lambda name: name.strip().lower().replace("-", "_"),
+            choices=MODES,
+            default=MODES[0],
             help=f"default: %(default)s; tiled is {_TILED}",
         )
         parser.add_argument(
@@ -72,6 +82,7 @@ class Command:
     def run(self, args: argparse.Namespace) -> int:
         """Runs it; returns the exit status."""
         from autogaze_client._client import GazeClient
+        from autogaze_client._requests import STREAM_MODEL
         from autogaze_client.report import check_report_extras, write_report
 
         check_report_extras()
@@ -81,23 +92,33 @@ class Command:
             started = time.perf_counter()
             result = client.gaze(
                 args.video,
-                mode=_TILED if args.mode == "tiled" else args.mode,
+                mode=parse_mode(args.mode),
                 gazing_ratio=args.gazing_ratio,
                 task_loss_requirement=args.task_loss_requirement,
                 max_gaze_tokens_each_frame=args.max_gaze_tokens,
+                start_frame=args.start_frame,
                 max_frames=args.frames,
+                frame_stride=args.frame_stride,
+                as_stream=args.stream,
                 progress=True,
                 timeout=args.timeout,
             )
             elapsed_ms = (time.perf_counter() - started) * 1e3
             server = client.statistics().since(before).request_ms()
-            ensemble_ms = server.get(client.model_name)
+            ensemble_ms = server.get(STREAM_MODEL if args.stream else client.model_name)
         if ensemble_ms is not None:
             timings = replace(result.timings, server_ms=ensemble_ms * result.timings.requests)
             result = replace(result, timings=timings)
         stages = stage_times(result, server, elapsed_ms)
         print_table(result, stages)
-        paths = write_report(args.out, args.video, result, stages)
+        paths = write_report(
+            args.out,
+            args.video,
+            result,
+            stages,
+            start_frame=args.start_frame,
+            frame_stride=args.frame_stride,
+        )
         written = [paths.gaze, paths.metrics, paths.mask_video, paths.contact_sheet]
         if panel_options is not None:
             panels = draw_panels(args, result, panel_options, stages)
@@ -105,6 +126,11 @@ class Command:
         for path in written:
             print(f"wrote {path}")
         return 0
+
+
+def parse_mode(name: str) -> str:
+    """The mode that a name of ``MODES`` stands for: ``tiled`` is short for one of them."""
+    return _TILED if name == "tiled" else name
 
 
 def chosen_panels(args: argparse.Namespace) -> PanelOptions | None:
@@ -142,7 +168,15 @@ def draw_panels(
     from autogaze_client.result import write_json
     from autogaze_client.visualization.rendering import write_panels
 
-    report = write_panels(args.out, args.video, result, options, progress=True)
+    report = write_panels(
+        args.out,
+        args.video,
+        result,
+        options,
+        start_frame=args.start_frame,
+        frame_stride=args.frame_stride,
+        progress=True,
+    )
     fps = {
         "client request": 1e3 * result.source_size.frames / max(result.timings.request_ms, 1e-6),
         "elapsed in all": 1e3 * result.source_size.frames / max(stages["elapsed in all"], 1e-6),

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autogaze_client._errors import InvalidInputError
 from autogaze_client.fixations import FixationPoint, FrameFixationTrace
 from autogaze_client.modes import AutoGazeInferenceMode
-from autogaze_client.nodes.clips import AutoGazeClip, AutoGazeRgbaClip
+from autogaze_client.nodes.clips import AutoGazeClip, AutoGazeRgbaClip, AutoGazeTensorClip
 from autogaze_client.nodes.engines import GazeEngine, load_engine
 from autogaze_client.nodes.realtime import DEFAULT_REALTIME_TOP_K
 from autogaze_client.result import GazeResult
 
-__all__ = ["AutoGazePipeline", "FramePoints"]
+__all__ = ["AutoGazePipeline", "AutoGazeTeacher", "FramePoints"]
 
 FramePoints = tuple[tuple[tuple[FixationPoint, ...], ...], ...]
 """``points[clip][frame][point]``."""
 
+# Tokens that the supported architectures choose at once.
+_GROUP = 10
+
 _RESIZE = AutoGazeInferenceMode.RESIZE_TO_MODEL_INPUT
+
+
+class AutoGazeTeacher(Protocol):
+    """Anything that traces one clip for a student: ``AutoGazePipeline`` does."""
+
+    def trace_clip(
+        self,
+        frames: Sequence[float] | NDArray[np.floating[Any]],
+        clip_len: int,
+        channels: int,
+        height: int,
+        width: int,
+        k: int,
+    ) -> FrameFixationTrace:
+        """The trace of one clip of normalised values, in the order T, C, H, W, with at least ``k`` fixations wanted."""
 
 
 class AutoGazePipeline:
@@ -121,6 +141,57 @@ class AutoGazePipeline:
         """The trace of an RGBA clip, in coordinates of its frames."""
         return self.gaze(clip.frames, mode, top_k).trace
 
+    def trace_clip_from_frames_with_mode(
+        self,
+        frames: Sequence[float] | NDArray[np.floating[Any]],
+        clip_len: int,
+        channels: int,
+        height: int,
+        width: int,
+        mode: AutoGazeInferenceMode | str = _RESIZE,
+        k: int | None = None,
+    ) -> FrameFixationTrace:
+        """The trace of one clip of normalised values, in the order T, C, H, W.
+
+        Args:
+            frames: ``clip_len · channels · height · width`` values, as ``AutoGazeTensorClip`` takes them.
+            clip_len: frames.
+            channels: 3.
+            height: in pixels.
+            width: in pixels.
+            mode: how frames become the model's input.
+            k: fixations wanted at least.
+
+        Raises:
+            InvalidInputError: another number of values, a size of 0, or other than 3 channels.
+            AutoGazeError: as ``GazeClient.gaze``.
+        """
+        clip = _clip_of_values(frames, (clip_len, channels, height, width))
+        return self.gaze(clip.rgb_frames(0), mode, k).trace
+
+    def trace_clip(
+        self,
+        frames: Sequence[float] | NDArray[np.floating[Any]],
+        clip_len: int,
+        channels: int,
+        height: int,
+        width: int,
+        k: int,
+    ) -> FrameFixationTrace:
+        """What ``AutoGazeTeacher`` asks for: at most ``max(k, 10)`` tokens a frame, whatever the pipeline's cap.
+
+        Ten tokens are what the model chooses at once. Takes and raises what ``trace_clip_from_frames_with_mode`` does.
+        """
+        clip = _clip_of_values(frames, (clip_len, channels, height, width))
+        with self._lock:
+            return self.engine.gaze(
+                clip.rgb_frames(0),
+                mode=_RESIZE,
+                task_loss_requirement=self.task_loss_requirement,
+                max_gaze_tokens_each_frame=max(k, _GROUP),
+                top_k=k,
+            ).trace
+
     def readout_points_with_mode(
         self, clip: AutoGazeClip, mode: AutoGazeInferenceMode | str = _RESIZE, top_k: int | None = None
     ) -> FramePoints:
@@ -141,6 +212,15 @@ class AutoGazePipeline:
         close = getattr(self.engine, "close", None)
         if close is not None:
             close()
+
+
+def _clip_of_values(values: Any, shape: tuple[int, int, int, int]) -> AutoGazeTensorClip:
+    array = np.asarray(values, np.float32)
+    if array.size != math.prod(shape):
+        raise InvalidInputError(
+            f"frames has {array.size} values; a clip of T, C, H, W = {list(shape)} needs {math.prod(shape)}"
+        )
+    return AutoGazeTensorClip(array.reshape(1, *shape))
 
 
 def points_of(traces: Sequence[FrameFixationTrace]) -> FramePoints:

@@ -15,6 +15,7 @@ from autogaze_client._arrays import Array, library_of, to_numpy
 from autogaze_client._errors import InvalidInputError
 from autogaze_client.device_mask import AutoGazeDeviceMask, AutoGazeMaskPlanStats
 from autogaze_client.fixations import FixationPoint, FixationSet, FrameFixationTrace
+from autogaze_client.generated import AutoGazeGenerateOutput
 from autogaze_client.readout import _checks
 from autogaze_client.readout.pyramid import ImagePyramidLevel, pool
 
@@ -114,6 +115,21 @@ class AutoGazeReadoutStats:
     generated: int
     active: int
     padded: int
+
+    @classmethod
+    def from_generated(cls, generated: AutoGazeGenerateOutput, frame: int) -> AutoGazeReadoutStats:
+        """Counts the slots of a frame in every row; zeros for a frame that is not there."""
+        padded = generated.if_padded_gazing[:, generated.frame_of_slot == frame]
+        return cls(int(padded.size), int((~padded).sum()), int(padded.sum()))
+
+    @classmethod
+    def from_points(
+        cls, points: Sequence[Sequence[Sequence[FixationPoint]]], frame: int
+    ) -> AutoGazeReadoutStats:
+        """Counts a frame's points of ``points[clip][frame]`` that are no padding; zeros for one that is not there."""
+        frames = [clip[frame] for clip in points if 0 <= frame < len(clip)]
+        active = sum(point.confidence > 0 for cells in frames for point in cells)
+        return cls(active, active, 0)
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,7 @@ def write_panels(
     options: PanelOptions,
     *,
     start_frame: int = 0,
+    frame_stride: int = 1,
     progress: bool = False,
 ) -> PanelsReport:
     """Writes ``panels.mp4``, ``panels.gif`` and ``panels.png``, as the options ask.
@@ -157,6 +158,8 @@ def write_panels(
         result: its gaze.
         options: what to draw.
         start_frame: the video's frame that is the result's first.
+        frame_stride: of the gaze: every n-th frame was gazed at. What is written then plays at the same pace, with
+            fewer frames a second.
         progress: draw a progress bar, where rich is installed.
 
     Raises:
@@ -165,7 +168,9 @@ def write_panels(
         MissingExtraError: PyAV or Pillow is not installed.
     """
     size = result.source_size
-    reader = VideoReader(video_path, start_frame=start_frame, max_frames=size.frames)
+    reader = VideoReader(
+        video_path, start_frame=start_frame, max_frames=size.frames, frame_stride=frame_stride
+    )
     if (reader.width, reader.height) != (size.width, size.height):
         raise InvalidInputError(
             f"the result is of {size.width}x{size.height} frames, but {Path(reader.name).name} has "
@@ -182,7 +187,7 @@ def write_panels(
         advance = stack.enter_context(progress_bar(progress, "panels", size.frames))
         writer = None
         if PanelFormat.MP4 in paths:
-            writer = stack.enter_context(VideoWriter(paths[PanelFormat.MP4], fps=reader.fps))
+            writer = stack.enter_context(VideoWriter(paths[PanelFormat.MP4], fps=reader.fps / frame_stride))
         for index, picture in enumerate(_pictures(reader, result, options, measured)):
             started = time.perf_counter()
             if writer is not None:
@@ -196,10 +201,10 @@ def write_panels(
     if len(measured.mask) < size.frames:
         raise InvalidInputError(
             f"the result has {size.frames} frames, but {Path(reader.name).name} only {len(measured.mask)}; "
-            "pass the video that was gazed at, with its start_frame"
+            "pass the video that was gazed at, with its start_frame and frame_stride"
         )
     if PanelFormat.GIF in paths:
-        _write_gif(paths[PanelFormat.GIF], small, float(reader.fps))
+        _write_gif(paths[PanelFormat.GIF], small, float(reader.fps / frame_stride))
     if PanelFormat.PNG in paths:
         gap = np.full((_GAP, rows[0].shape[1], 3), _BACKGROUND, np.uint8)
         stacked = [part for row in rows for part in (row, gap)][:-1]
