@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 from cuda_doubles import recording_cuda  # noqa: F401  a fixture
 from goldens import checkpoint, clips
+from hypothesis import HealthCheck, settings
 from safetensors.numpy import load_file
+
+# A loaded machine is slow; laws do not fail for that.
+settings.register_profile("any-speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-speed")
 
 GOLDENS = Path(__file__).parent / "goldens"
 

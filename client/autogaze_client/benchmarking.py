@@ -100,18 +100,20 @@ def measure(client: GazeClient, asks: list[Ask], seconds: float, *, model: str, 
     started = time.perf_counter()
 
     def run(ask: Ask) -> None:
-        while time.perf_counter() - started < seconds:
+        while True:  # at least once, however late this thread starts
             asked = time.perf_counter()
             try:
                 result = ask()
             except AutoGazeError as error:
                 with lock:
                     failures.append(error)
-                continue
-            with lock:
-                times.append((time.perf_counter() - asked) * 1e3)
-                frames.append(result.source_size.frames)
-                tokens.append(int(result.tokens_per_frame.sum()))
+            else:
+                with lock:
+                    times.append((time.perf_counter() - asked) * 1e3)
+                    frames.append(result.source_size.frames)
+                    tokens.append(int(result.tokens_per_frame.sum()))
+            if time.perf_counter() - started >= seconds:
+                return
 
     threads = [threading.Thread(target=run, args=(ask,)) for ask in asks]
     for thread in threads:

@@ -63,7 +63,10 @@ def response_for(generated: AutoGazeGenerateOutput, height: int, width: int) -> 
 
 
 class FakeServer:
-    """A transport that records requests; those that ``fail_if`` picks fail."""
+    """A transport that records requests; those that ``fail_if`` picks fail.
+
+    None is answered before ``hold_until`` are in flight at a time.
+    """
 
     def __init__(self) -> None:
         self.requests: list[dict[str, np.ndarray]] = []
@@ -73,9 +76,10 @@ class FakeServer:
         self.closed = False
         self.in_flight = 0
         self.most_in_flight = 0
+        self.hold_until = 0
         self.delay = threading.Event()
         self.delay_s = 0.02
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
 
     def infer(self, model, inputs, outputs: Iterable[str], timeout: float | None):
         with self._lock:
@@ -83,6 +87,9 @@ class FakeServer:
             self.timeouts.append(timeout)
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            self._lock.notify_all()
+            # However slow the machine: the first requests are answered once so many have come.
+            self._lock.wait_for(lambda: self.most_in_flight >= self.hold_until, timeout=60)
         self.delay.wait(self.delay_s)
         with self._lock:
             self.in_flight -= 1

@@ -79,7 +79,7 @@ def test_part_of_a_path(client, server, video):
 
 
 def test_windows_come_as_they_finish_with_four_in_flight(client, server, video):
-    server.delay_s = 0.1
+    server.hold_until = 4
     windows = client.iter_gaze(video, window_frames=4)
     first = next(windows)
     assert first.source_size.frames == 4
@@ -225,7 +225,7 @@ async def test_async_twin_gives_the_same(client, video):
 
 async def test_async_windows(video):
     server = AsyncFakeServer()
-    server.delay_s = 0.2
+    server.hold_until = 4
     client = AsyncGazeClient(transport=server)
     sizes = [part.source_size.frames async for part in client.iter_gaze(video, window_frames=10)]
     assert sizes == [10, 10, 10, 7]

@@ -205,7 +205,7 @@ def test_a_file_that_leads_elsewhere_is_refused_at_once(tmp_path, monkeypatch, v
     started = time.monotonic()
     with pytest.raises(VideoDecodeError, match="not a video in a supported container"):
         list(VideoReader(tmp_path / name if as_file else text.encode()))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10, "it looked elsewhere"
 
 
 def test_a_name_with_a_scheme_is_a_file(tmp_path, monkeypatch, video):

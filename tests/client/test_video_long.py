@@ -201,7 +201,7 @@ def test_what_only_a_path_has_is_refused_elsewhere(client, knobs, name):
 
 @pytest.mark.parametrize("in_flight", [1, 3, 8])
 def test_as_many_windows_travel_as_asked_and_come_in_order(client, server, video, in_flight):
-    server.delay_s = 0.1
+    server.hold_until = in_flight
     result = client.gaze(video, window_frames=4, in_flight=in_flight)
     assert server.most_in_flight == in_flight
     np.testing.assert_allclose(result.timestamps, np.arange(37) / 25)
@@ -210,7 +210,7 @@ def test_as_many_windows_travel_as_asked_and_come_in_order(client, server, video
 
 async def test_async_in_flight(video):
     server = AsyncFakeServer()
-    server.delay_s = 0.1
+    server.hold_until = 6
     result = await AsyncGazeClient(transport=server).gaze(video, window_frames=4, in_flight=6)
     assert server.most_in_flight == 6
     np.testing.assert_allclose(result.timestamps, np.arange(37) / 25)

@@ -46,7 +46,7 @@ def test_it_serves_until_it_is_told_to_stop(
     assert f"autogaze gaze video.mp4 --url {url} " in process.stdout.readline()
     assert double(url, [1.0]) == [2.0]
     process.send_signal(number)
-    said, log = process.communicate(timeout=30)
+    said, log = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "stopping" in said
     assert f"echo: bundle={bundle}" in log
@@ -62,7 +62,7 @@ def test_a_second_signal_stops_at_once(installation: TritonInstallation, echo_re
     assert process.stdout is not None
     assert any("stopping" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     assert wait_for(lambda: not server_processes(process.pid))
 
@@ -85,7 +85,7 @@ def test_a_server_that_dies_later_ends_the_command(
     _wait_until_ready(process)
     pid = next(pid for pid, name in server_processes(process.pid).items() if name == "tritonserver")
     os.kill(pid, signal.SIGKILL)
-    _, log = process.communicate(timeout=30)
+    _, log = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "tritonserver ended with exit status 137" in log
 
@@ -94,7 +94,7 @@ def test_a_folder_that_is_no_bundle_is_refused_before_anything_starts(
     echo_repository: Path, tmp_path: Path
 ) -> None:
     process = _serve(echo_repository, "--bundle", str(tmp_path))
-    said, log = process.communicate(timeout=30)
+    said, log = process.communicate(timeout=60)
     assert process.returncode == 1
     assert said == ""
     assert re.fullmatch(r"autogaze serve: \S+ has no manifest\.json.*autogaze build.*\n", log)

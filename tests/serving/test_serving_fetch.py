@@ -4,13 +4,13 @@ import hashlib
 import os
 import subprocess
 import threading
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 from autogaze_backend.serving import ServerFetchError, ensure_installation, fetching, find_installation
 from autogaze_backend.serving.unpacking import unpack_server
+from serving.serving_helpers import wait_for
 
 _SERVER = "pytriton/tritonserver"
 _MODES = {
@@ -76,7 +76,8 @@ def test_two_at_once_download_once(wheel: Path, tmp_path: Path) -> None:
 
     def slow(folder: Path) -> Path:
         downloads.append(folder)
-        time.sleep(0.5)
+        # Until another one waits.
+        assert wait_for(lambda: any("another process is fetching" in line for line in said), 60)
         return wheel
 
     def fetch() -> None:

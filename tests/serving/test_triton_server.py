@@ -147,9 +147,12 @@ def test_a_server_that_is_not_ready_in_time_shows_its_log(
                 time.sleep(60)
     """
     config = free_ports(write_model(tmp_path, "slow", slow), exit_timeout=1.0)
-    server = TritonServer(config, installation=installation)
-    with server, pytest.raises(DeadlineExceededError, match=r"(?s)still not ready.*slow"):
-        server.wait_until_ready(3)
+    said: list[str] = []
+    server = TritonServer(config, installation=installation, on_log=said.append)
+    with server:
+        assert wait_for(lambda: any("slow" in line for line in said), 60)
+        with pytest.raises(DeadlineExceededError, match=r"(?s)still not ready.*slow"):
+            server.wait_until_ready(1)
     assert not server_processes_of(server)
 
 
