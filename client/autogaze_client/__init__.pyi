@@ -205,7 +205,7 @@ from autogaze_client.result import SourceSize as SourceSize
 from autogaze_client.statistics import ModelStatistics as ModelStatistics
 from autogaze_client.statistics import ServerStatistics as ServerStatistics
 from autogaze_client.video import VideoReader as VideoReader
-from autogaze_client.video import VideoWriter as VideoWriter
+from autogaze_client.video_writer import VideoWriter as VideoWriter
 from autogaze_client.visualization.masks import (
     fixation_effective_scale_mask_rgba as fixation_effective_scale_mask_rgba,
 )

@@ -33,7 +33,8 @@ _MODULES = {
     "report": ("ReportPaths", "write_report"),
     "result": ("GazeResult", "GazeTimings", "SourceSize"),
     "statistics": ("ModelStatistics", "ServerStatistics"),
-    "video": ("VideoReader", "VideoWriter"),
+    "video": ("VideoReader",),
+    "video_writer": ("VideoWriter",),
     "visualize": ("contact_sheet", "legend_strip", "scale_color", "scale_mask_image", "side_by_side"),
     "device_mask": (
         "AutoGazeDeviceMask",

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from autogaze_client._errors import InvalidInputError, MissingExtraError
 from autogaze_client.result import GazeResult, write_json
-from autogaze_client.video import VideoReader, VideoWriter
+from autogaze_client.video import VideoReader
+from autogaze_client.video_writer import VideoWriter
 from autogaze_client.visualize import (
     contact_sheet,
     legend_strip,

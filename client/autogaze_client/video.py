@@ -1,4 +1,4 @@
-"""Reading and writing video files with PyAV (extra ``video``), a few frames in memory at a time."""
+"""Reading video files with PyAV (extra ``video``), a few frames in memory at a time."""
 
 from __future__ import annotations
 
@@ -13,29 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autogaze_client._av import import_av
 from autogaze_client._declared import DeclaredEnd, declared_frames
-from autogaze_client._errors import InvalidInputError, MissingExtraError, VideoDecodeError
+from autogaze_client._errors import InvalidInputError, VideoDecodeError
 from autogaze_client._pictures import Orientation, square_width, to_rgb
 
 if TYPE_CHECKING:
     from av.container import InputContainer
 
-__all__ = ["VideoReader", "VideoWriter"]
+__all__ = ["VideoReader"]
 
 # FFmpeg also opens playlists and session descriptions, which name other files and hosts to read. Bytes may come
 # from anyone, so they get containers that hold their pictures themselves; files, a few more of that kind.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg"
 _FILE_CONTAINERS = f"{_CONTAINERS},apng,asf,gif,h264,hevc,ivf,mpegvideo,mxf,yuv4mpegpipe"
-# What the writer writes, in FFmpeg's numbers.
-_BT709, _LIMITED = 1, 1
-
-
-def _import_av(feature: str) -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise MissingExtraError.for_extra(feature, "video", error) from error
-    return av
 
 
 def _metadata_arguments(av: Any) -> dict[str, str]:
@@ -256,7 +247,7 @@ class VideoReader:
         return turn, turn.size(frame.height, self._square_width(frame.width))
 
     def _picture(self, frame: Any, turn: Orientation, reformatter: Any) -> NDArray[np.uint8]:
-        av = _import_av("reading a video")
+        av = import_av("reading a video")
         try:
             return turn.apply(to_rgb(frame, self._square_width(frame.width), reformatter))
         except VideoDecodeError as error:
@@ -281,7 +272,7 @@ class VideoReader:
 
     def _decoded(self, *, threads: bool = True) -> Iterator[Any]:
         """Every decoded frame from the start of the file; raises where the file ends early."""
-        av = _import_av("reading a video")
+        av = import_av("reading a video")
         decoded = 0
         with self._open() as container:
             stream = container.streams.video[0]
@@ -325,7 +316,7 @@ class VideoReader:
         )
 
     def _open(self, *, ignore_editlist: bool = False, parsed_only: bool = False) -> InputContainer:
-        av = _import_av("reading a video")
+        av = import_av("reading a video")
         if isinstance(self._source, Path) and not self._source.is_file():
             raise VideoDecodeError(f"{self.name}: there is no such file; check the path")
         options = {"ignore_editlist": "1"} if ignore_editlist else {}
@@ -379,76 +370,3 @@ def _stacked(
     window: list[tuple[float, NDArray[np.uint8]]],
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     return np.array([seconds for seconds, _ in window]), np.stack([frame for _, frame in window])
-
-
-class VideoWriter:
-    """Writes RGB frames to an H.264 MP4 (libx264, yuv420p, BT.709), a context manager.
-
-    4:2:0 needs even sides: an odd frame is padded by repeating its last column or row.
-
-    Args:
-        path: the file to write; its folder must exist.
-        fps: frames a second.
-        quality: x264's constant rate factor; lower is better, 18 is visually lossless.
-
-    Raises:
-        MissingExtraError: PyAV is not installed.
-    """
-
-    def __init__(self, path: str | Path, *, fps: Fraction | int = 25, quality: int = 20) -> None:
-        self._av = _import_av("writing a video")
-        self.path = Path(path)
-        self._fps = Fraction(fps)
-        self._quality = quality
-        self._container: Any = None
-        self._stream: Any = None
-        self._shape: tuple[int, ...] = ()
-
-    def write(self, frame: NDArray[np.uint8]) -> None:
-        """Appends a uint8 ``[H, W, 3]`` frame; every frame has the size of the first.
-
-        Raises:
-            InvalidInputError: another type, shape or size.
-        """
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
-            raise InvalidInputError(f"the frame is {frame.dtype} {frame.shape}; it must be uint8 [H, W, 3]")
-        height, width = frame.shape[:2]
-        if self._container is None:
-            self._container = self._av.open(str(self.path), "w")
-            self._stream = self._container.add_stream("libx264", rate=self._fps)
-            self._stream.width, self._stream.height = width + width % 2, height + height % 2
-            self._stream.pix_fmt = "yuv420p"
-            context = self._stream.codec_context
-            context.colorspace = context.color_primaries = context.color_trc = _BT709
-            context.color_range = _LIMITED
-            self._stream.options = {"crf": str(self._quality), "preset": "veryfast"}
-            self._shape = frame.shape
-        if frame.shape != self._shape:
-            raise InvalidInputError(
-                f"the frame is {width}x{height}, but the video is {self._shape[1]}x{self._shape[0]}; "
-                "write one video for each size"
-            )
-        padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        rgb = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
-        picture = rgb.reformat(
-            format="yuv420p", dst_colorspace="ITU709", src_color_range="JPEG", dst_color_range="MPEG"
-        )
-        self._container.mux(self._stream.encode(picture))
-
-    def close(self) -> None:
-        """Flushes the encoder and closes the file. Without a frame, no file was made."""
-        if self._container is not None:
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
-            self._container = None
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

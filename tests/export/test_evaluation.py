@@ -13,7 +13,7 @@ from autogaze_backend import GazeModel
 from autogaze_backend.spec import ModelSpec
 from autogaze_client._cli import main as autogaze
 from autogaze_client._errors import InvalidInputError
-from autogaze_client.video import VideoWriter
+from autogaze_client.video_writer import VideoWriter
 from autogaze_export import build
 from autogaze_export.evaluation import (
     LOSS_SCALE,

@@ -136,7 +136,7 @@ def _frames(args: argparse.Namespace) -> NDArray[np.uint8]:
 def _encoded(frames: NDArray[np.uint8]) -> bytes:
     import tempfile
 
-    from autogaze_client.video import VideoWriter
+    from autogaze_client.video_writer import VideoWriter
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"

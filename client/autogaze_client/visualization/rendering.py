@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from autogaze_client._errors import InvalidInputError, MissingExtraError
 from autogaze_client._progress import progress_bar
 from autogaze_client.result import GazeResult
-from autogaze_client.video import VideoReader, VideoWriter
+from autogaze_client.video import VideoReader
+from autogaze_client.video_writer import VideoWriter
 from autogaze_client.visualization.modes import (
     AutoGazeMaskGeometryMode,
     AutoGazeMaskVisualizationMode,
