@@ -130,7 +130,7 @@ class OutputFolder:
     def finished(self, video: VideoFile, identity: RunIdentity) -> Mapping[str, Any] | None:
         """What the footer of a video's result says; None where it is missing, damaged, or of another file or run."""
         try:
-            metadata = pq.read_schema(self.result(video.name)).metadata or {}
+            metadata = pq.read_metadata(self.result(video.name)).metadata or {}
             found: dict[str, Any] = json.loads(metadata[METADATA_KEY])
             same = found["run"] == identity.digest and found["video"]["size"] == video.size
             return found if same and found["video"]["mtime_ns"] == video.mtime_ns else None

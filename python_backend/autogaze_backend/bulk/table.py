@@ -32,9 +32,6 @@ SCHEMA = pa.schema(
 )
 """The columns; docs/bulk.md says what each means."""
 
-# What a tile of a frame without tokens leaves open.
-_OF_A_TOKEN = ("token", "scale", "row", "column", "x", "y", "width", "height", "confidence")
-
 
 def window_table(
     result: GazeResult,
@@ -45,7 +42,7 @@ def window_table(
     first_frame: int,
     frame_stride: int,
 ) -> pa.Table:
-    """The rows of a window: one a token, and one for each tile of a frame that has none.
+    """The rows of a window, one a token. A frame has at least one, since the first is chosen before any stop.
 
     Args:
         result: of the window.
@@ -82,18 +79,13 @@ def window_table(
         "task_loss": generated.task_loss_predictions[rows, slots],
     }
     hidden = dict.fromkeys(("x", "y", "width", "height"), ~shown)
-    empty_rows, empty_frames = np.nonzero(generated.tokens_of_rows == 0)
-    if len(empty_rows):
-        columns, hidden = _with_empty(result, columns, hidden, empty_rows, empty_frames)
-    order = np.lexsort((np.arange(len(columns["frame"])), columns["tile"], columns["frame"]))
+    order = np.lexsort((slots, rows, frames))
     columns = {name: values[order] for name, values in columns.items()}
     hidden = {name: mask[order] for name, mask in hidden.items()}
     frames, rows = columns["frame"], columns["tile"]
     columns["timestamp"] = timestamps[frames]
     columns["stop"] = generated.stop_probabilities[rows, frames] > 0
     columns["frame"] = first_frame + frame_stride * frames
-    # A prediction that was never made is no number; null says so to every reader.
-    hidden["task_loss"] = np.isnan(columns["task_loss"])
     names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(frames), np.int32)), pa.array([video]))
     arrays = [
         names
@@ -112,30 +104,3 @@ def _boxes(result: GazeResult, input_size: int) -> tuple[NDArray[np.float32], ND
         return cells.astype(np.float32), shown
     fixations = result.generated.fixations(0)
     return fixations, np.ones(len(fixations), np.bool_)
-
-
-def _with_empty(
-    result: GazeResult,
-    columns: dict[str, NDArray[Any]],
-    hidden: dict[str, NDArray[np.bool_]],
-    rows: NDArray[np.int64],
-    frames: NDArray[np.int64],
-) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[np.bool_]]]:
-    """Adds a row for each tile of a frame without tokens, with the prediction that ended it before it began."""
-    generated = result.generated
-    first_slot = np.cumsum([0, *generated.num_gazing_each_frame[:-1]])[frames]
-    added = {
-        "frame": frames,
-        "tile": rows,
-        "task_loss": generated.task_loss_predictions[rows, first_slot],
-    }
-    count, tokens = len(rows), len(columns["frame"])
-    joined = {
-        name: np.concatenate([values, added.get(name, np.zeros(count)).astype(values.dtype)])
-        for name, values in columns.items()
-    }
-    masks = {
-        name: np.concatenate([hidden.get(name, np.zeros(tokens, np.bool_)), np.ones(count, np.bool_)])
-        for name in _OF_A_TOKEN
-    }
-    return joined, masks
