@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 
 from packaging.version import Version
 
@@ -34,7 +35,9 @@ def problems(text: str, version: str) -> list[str]:
     found = []
     sections = re.findall(r"^## (.+)$", text, re.MULTILINE)
     if not sections or sections[0] != "Unreleased":
-        found.append(f"the first section is {sections[0] if sections else 'missing'!r}; it must be 'Unreleased'")
+        found.append(
+            f"the first section is {sections[0] if sections else 'missing'!r}; it must be 'Unreleased'"
+        )
     entries: list[Entry] = []
     for section in sections[1:]:
         match = _HEADING.fullmatch(section)
@@ -44,7 +47,7 @@ def problems(text: str, version: str) -> list[str]:
             entries.append(Entry(Version(match[1]), date.fromisoformat(match[2])))
         except ValueError:
             found.append(f"the heading {section!r} must be 'X.Y.Z - YYYY-MM-DD'")
-    for newer, older in zip(entries, entries[1:], strict=False):
+    for newer, older in pairwise(entries):
         if newer.version <= older.version or newer.day < older.day:
             found.append(f"{newer.version} comes before {older.version}; the newest release comes first")
     for kind in re.findall(r"^### (.+)$", text, re.MULTILINE):

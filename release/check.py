@@ -91,7 +91,9 @@ def build() -> str:
     run([sys.executable, "-m", "twine", "check", "--strict", wheel, sdist])
     with zipfile.ZipFile(wheel) as archive:
         files = len(archive.namelist())
-    return f"{wheel.name} {wheel.stat().st_size} bytes, {files} files; {sdist.name} {sdist.stat().st_size} bytes"
+    return (
+        f"{wheel.name} {wheel.stat().st_size} bytes, {files} files; {sdist.name} {sdist.stat().st_size} bytes"
+    )
 
 
 def built() -> tuple[Path, Path]:
@@ -166,9 +168,12 @@ def check_server() -> str:
     tokens = gaze["tokens_per_frame"]
     if gaze["source_size"]["frames"] != 32 or not all(1 <= count <= 66 for count in tokens):
         raise CheckFailed(f"the clip came back as {gaze['source_size']} with {tokens} tokens")
-    missing = [name for name in ("metrics.json", "mask.mp4", "contact_sheet.png") if not (out / name).exists()]
+    missing = [
+        name for name in ("metrics.json", "mask.mp4", "contact_sheet.png") if not (out / name).exists()
+    ]
     fail_on(missing, "autogaze gaze did not write")
-    return f"32 frames of {Path(_CLIP[1]).name}, {sum(tokens)} tokens, {gaze['timings']['request_ms']:.0f} ms of requests"
+    milliseconds = gaze["timings"]["request_ms"]
+    return f"32 frames of {Path(_CLIP[1]).name}, {sum(tokens)} tokens, {milliseconds:.0f} ms of requests"
 
 
 def clip() -> Path:
@@ -226,7 +231,9 @@ def run(command: list[Any], **options: Any) -> str:
     Raises:
         CheckFailed: it failed; with the end of what it said.
     """
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=900, **options)
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, timeout=900, **options
+    )
     if done.returncode != 0:
         said = (done.stdout + done.stderr).strip()[-2000:]
         raise CheckFailed(f"{' '.join(str(part) for part in command)} ended with {done.returncode}:\n{said}")

@@ -32,7 +32,9 @@ def wheel_problems(path: Path) -> list[str]:
         metadata = HeaderParser().parsestr(wheel.read(f"{info}/METADATA").decode())
         entry_points = wheel.read(f"{info}/entry_points.txt").decode()
     found = [f"it holds {name}" for name in names if _UNWANTED.search(name)]
-    found += [f"it holds {name}, outside the packages" for name in names if name.split("/")[0] not in _WHEEL_ROOTS]
+    found += [
+        f"it holds {name}, outside the packages" for name in names if name.split("/")[0] not in _WHEEL_ROOTS
+    ]
     found += [f"it lacks {name}" for name in sorted(_wanted(info) - set(names))]
     if not any(PurePosixPath(name).match("autogaze_export/shipped_graphs/*/encoder.onnx") for name in names):
         found.append("it lacks the shipped graphs")
@@ -56,14 +58,16 @@ def wheel_problems(path: Path) -> list[str]:
 def _wanted(info: str) -> set[str]:
     wanted = {f"{package}/{file}" for package in PACKAGES for file in ("__init__.py", "py.typed")}
     wanted |= {f"autogaze_backend/model_repository/{model}/config.pbtxt" for model in _MODELS}
-    wanted |= {f"autogaze_backend/model_repository/{model}/1/model.py" for model in _MODELS if model != "autogaze"}
+    wanted |= {
+        f"autogaze_backend/model_repository/{model}/1/model.py" for model in _MODELS if model != "autogaze"
+    }
     wanted |= {f"autogaze_export/checkpoints/open/{file}" for file in _CHECKPOINT}
     wanted |= {"autogaze_client/viewer/static/index.html", f"{info}/licenses/LICENSE"}
     return wanted
 
 
 def sdist_problems(path: Path) -> list[str]:
-    """What is wrong with a source distribution; nothing where it is fine. (Tests may be in it.)"""
+    """What is wrong with a source distribution, which may hold tests; nothing where it is fine."""
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     wanted = {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "PKG-INFO"}

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import tomllib
 from packaging.utils import canonicalize_name
 
 from release.locks import path_of, read_lock
@@ -105,7 +105,9 @@ def packages(stated: dict[str, str]) -> list[Package]:
                 raise ValueError(f"{name} states no licence; look it up and add it to {BUNDLED.name}")
             licence = f"{known[name]} (not in its metadata)"
         rows.append(
-            Package(name, tuple(sorted(entry["versions"])), licence, tuple(sorted(entry["locks"], reverse=True)))
+            Package(
+                name, tuple(sorted(entry["versions"])), licence, tuple(sorted(entry["locks"], reverse=True))
+            )
         )
     return rows
 
@@ -116,10 +118,10 @@ def page(rows: list[Package]) -> str:
     lines = [
         "# Licences",
         "",
-        "What a container or machine that serves this package holds, and under which licence. `make licences` writes this "
-        "page: the packages from the metadata of an environment made from the [locks](../requirements), the rest from "
-        "[release/bundled.toml](../release/bundled.toml). A test compares it with the locks. It is a list, not legal "
-        "advice.",
+        "What a container or machine that serves this package holds, and under which licence. `make licences` writes "
+        "this page: the packages from the metadata of an environment made from the [locks](../requirements), the rest "
+        "from [release/bundled.toml](../release/bundled.toml). A test compares it with the locks. It is a list, not "
+        "legal advice.",
         "",
         "## Not Python packages",
         "",
@@ -137,9 +139,9 @@ def page(rows: list[Package]) -> str:
         "",
         "## Python packages",
         "",
-        f"`{NAME}` itself is Apache-2.0. The column *locks* names the [requirements](../requirements) that hold a package: "
-        "`server` is what a server's container holds, `bulk` what `autogaze bulk` adds. Two versions are those for "
-        f"Python {' and '.join(PYTHONS)}.",
+        f"`{NAME}` itself is Apache-2.0. The column *locks* names the [requirements](../requirements) that hold a "
+        "package: `server` is what a server's container holds, `bulk` what `autogaze bulk` adds. Two versions are "
+        f"those for Python {' and '.join(PYTHONS)}.",
         "",
         "| package | version | licence | locks |",
         "|---|---|---|---|",

@@ -84,7 +84,9 @@ def write_locks(upgrade: bool) -> None:
             if upgrade:
                 command.append("--upgrade")
             subprocess.run(command, cwd=ROOT, check=True)
-            print(f"{path_of(lock, python).relative_to(ROOT)}: {len(read_lock(path_of(lock, python)))} packages")
+            print(
+                f"{path_of(lock, python).relative_to(ROOT)}: {len(read_lock(path_of(lock, python)))} packages"
+            )
 
 
 if __name__ == "__main__":

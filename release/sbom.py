@@ -1,18 +1,18 @@
-"""Bill of materials: ``python -m release.sbom`` writes dist/*.cdx.json (CycloneDX) of what a server's container holds."""
+"""Bill of materials: ``python -m release.sbom`` writes what a server's container holds, in CycloneDX."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
+import tomllib
 from packaging.utils import canonicalize_name
 
 from release.licences import BUNDLED, environment
-from release.locks import read_lock, path_of
+from release.locks import path_of, read_lock
 from release.project import NAME, ROOT, version
 
 DIST = ROOT / "dist"
@@ -78,9 +78,7 @@ def _add_own(bill: dict[str, Any]) -> None:
 
 
 def _check(bill: dict[str, Any], lock: str) -> None:
-    inside = {
-        (canonicalize_name(part["name"]), part.get("version")) for part in bill["components"]
-    }
+    inside = {(canonicalize_name(part["name"]), part.get("version")) for part in bill["components"]}
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     missing = {
         (package.name, package.version) for package in read_lock(path_of(lock, python)).values()

@@ -216,7 +216,9 @@ def gaze_clips(model: GazeModel, clips: Sequence[Frames], knobs: Knobs) -> list[
             size = SourceSize(*clips[index].shape[:3])
             timings = GazeTimings(request_ms=(time.perf_counter() - started) * 1e3)
             try:
-                generated = prepared[index].finish([tokens[index].pop(i) for i in range(len(prepared[index].rows))])
+                generated = prepared[index].finish(
+                    [tokens[index].pop(i) for i in range(len(prepared[index].rows))]
+                )
                 cells = locate(generated, knobs.mode, size.height, size.width, model.spec.input_size)
                 answers[index] = GazeResult(generated, cells, knobs.mode, size, timings)
             except Exception as error:

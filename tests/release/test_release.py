@@ -18,9 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from release import changelog, check, distribution, licences, locks, project  # noqa: E402
 
-LOCK_FILES = [
-    (lock, python) for lock in locks.LOCKS for python in project.PYTHONS
-]
+LOCK_FILES = [(lock, python) for lock in locks.LOCKS for python in project.PYTHONS]
 
 
 @pytest.mark.parametrize(("lock", "python"), LOCK_FILES)
@@ -103,7 +101,10 @@ def test_the_changelog_and_the_version_agree():
     assert importlib.metadata.version(project.NAME) == project.version()
 
 
-RELEASED = "# Changelog\n\n## Unreleased\n\n{changes}## 0.2.0 - 2026-12-01\n\n### Added\n\n* A.\n\n## 0.1.0 - 2026-11-30\n"
+RELEASED = (
+    "# Changelog\n\n## Unreleased\n\n{changes}"
+    "## 0.2.0 - 2026-12-01\n\n### Added\n\n* A.\n\n## 0.1.0 - 2026-11-30\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +181,17 @@ def test_a_wheel_that_holds_too_much(wheel, tmp_path):
 
 def test_a_wheel_with_another_base_dependency(wheel, tmp_path):
     def heavier(name, content):
-        return content.replace(b"Requires-Dist: safetensors", b"Requires-Dist: torch\nRequires-Dist: safetensors") if (
-            name.endswith("METADATA")
-        ) else content
+        return (
+            content.replace(
+                b"Requires-Dist: safetensors", b"Requires-Dist: torch\nRequires-Dist: safetensors"
+            )
+            if (name.endswith("METADATA"))
+            else content
+        )
 
-    assert any("torch" in problem for problem in distribution.wheel_problems(changed(wheel, tmp_path, heavier)))
+    assert any(
+        "torch" in problem for problem in distribution.wheel_problems(changed(wheel, tmp_path, heavier))
+    )
 
 
 def test_the_bare_check_is_the_suites_own():
