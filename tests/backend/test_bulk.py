@@ -232,6 +232,59 @@ def test_a_worker_refuses_a_machine_that_sees_other_files(videos, bundle, tmp_pa
             GazeWorker(elsewhere, videos, identity, 1)
 
 
+@pytest.mark.parametrize("moment", ["start", "work"])
+def test_a_worker_that_breaks_ends_the_run_with_its_reason(
+    videos, local_ray, bundle, tmp_path, monkeypatch, moment
+):
+    from autogaze_backend.bulk import running
+    from autogaze_backend.bulk.worker import GazeWorker
+    from autogaze_client import CheckpointError, InferenceError
+
+    class Broken(GazeWorker):
+        def __init__(self, *arguments: Any) -> None:
+            if moment == "start":
+                raise CheckpointError("another bundle is here")
+            super().__init__(*arguments)
+
+        def gaze(self, videos: Any) -> Any:
+            raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(running, "GazeWorker", Broken)
+    reason = {"start": "another bundle is here", "work": "a fault of ours"}[moment]
+    with pytest.raises(InferenceError, match=reason):
+        running.run_bulk(bulk_job(videos, tmp_path / "out", bundle))
+    assert results(tmp_path / "out") == {}
+    assert not (tmp_path / "out" / ".parts").exists()
+
+
+def test_a_run_that_is_told_to_end_leaves_what_is_whole(videos, bundle, tmp_path):
+    mark, out = uuid.uuid4().hex, tmp_path / "out"
+    run = start_command(videos, out, bundle, mark)
+    try:
+        wait_for(lambda: list((out / ".parts").glob("*")), 60, "a video in hand")
+        run.terminate()
+        _, log = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 130, log
+    assert not (out / ".parts").exists()
+    assert all(columns["frame"] for columns in results(out).values())
+    wait_for(lambda: not processes(mark, "ray::"), 30, "end of Ray's processes")
+
+
+def start_command(videos: Path, out: Path, bundle: Any, mark: str) -> subprocess.Popen[str]:
+    """``autogaze bulk`` with two workers and a Ray of its own."""
+    command = [
+        sys.executable, "-m", "autogaze_client._cli", "bulk", str(videos), str(out), "--bundle",
+        str(bundle("release")), "--gazing-ratio", str(RATIO), "--actors", "2", "--threads", "1",
+    ]  # fmt: skip
+    environment = {**os.environ, "AUTOGAZE_TEST_MARK": mark}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
 def processes(mark: str, title: str) -> list[int]:
     """Processes of the run with this mark in its environment, by the title that Ray gives them."""
     wanted = f"AUTOGAZE_TEST_MARK={mark}".encode()
@@ -341,16 +394,7 @@ def test_a_decoder_that_dies_too_often_or_takes_too_long(videos, local_ray, tmp_
 def test_killed_processes_change_nothing(first_run, videos, bundle, tmp_path):
     """The command with two workers: one of them is killed in the middle of a video, then a decoder."""
     mark, out = uuid.uuid4().hex, tmp_path / "out"
-    command = [
-        sys.executable, "-m", "autogaze_client._cli", "bulk", str(videos), str(out), "--bundle",
-        str(bundle("release")), "--gazing-ratio", str(RATIO), "--actors", "2", "--threads", "1",
-        "--window-frames", "16",
-    ]  # fmt: skip
-    environment = {**os.environ, "AUTOGAZE_TEST_MARK": mark}
-    environment.pop("RAY_ADDRESS", None)
-    run = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    run = start_command(videos, out, bundle, mark)
     try:
         # Both workers hold a video, so whichever is killed loses one.
         wait_for(lambda: len(list((out / ".parts").glob("*"))) == 2, 60, "two videos in hand")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,8 +60,9 @@ def run_bulk(job: BulkJob, *, progress: bool = False) -> BulkSummary:
         NotFoundError: the folder or the bundle does not exist.
         InvalidInputError: there are no videos, a knob breaks its rule, the output folder is in use or holds
             results of other settings, or no machine can hold an actor.
-        CheckpointError: the bundle is damaged, or is not the same on every machine.
-        InferenceError: the actors cannot start, or Ray failed. What was finished stays, and the next run goes on.
+        CheckpointError: the bundle is damaged.
+        InferenceError: the actors cannot start, because the bundle is another one on their machine for instance, or
+            Ray failed. What was finished stays, and the next run goes on.
         MissingExtraError: a package of the extra ``bulk`` or ``server`` is missing.
     """
     started = time.perf_counter()
@@ -173,14 +177,12 @@ def _blocks(todo: Sequence[VideoFile], videos_at_once: int) -> list[pa.Table]:
     return [table.slice(start, size).combine_chunks() for start in range(0, len(todo), size)]
 
 
-def _told(error: BaseException) -> AutoGazeError:
-    """What the actor raised, where it was one of ours; else what Ray says."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, AutoGazeError):
-            return cause
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return InferenceError(f"Ray failed ({type(error).__name__}): {str(error).strip().splitlines()[-1]}")
+def _told(error: BaseException) -> InferenceError:
+    """What Ray says, cut to the line that names the cause: the rest is the traceback of another process."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    causes = [line for line in lines if re.match(r"(?!ray\.)[\w.]*(Error|Exception|Interrupt)\b", line)]
+    said = (causes or lines or [""])[-1]
+    return InferenceError(f"Ray failed ({type(error).__name__}): {said}; what was finished stays")
 
 
 @contextmanager
@@ -193,6 +195,7 @@ def _ray(job: BulkJob, videos: int) -> Iterator[WorkerPlan]:
         yield _cluster_plan(job, videos)
         return
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    on_term = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address, **options)
@@ -207,6 +210,9 @@ def _ray(job: BulkJob, videos: int) -> Iterator[WorkerPlan]:
                 include_dashboard=False,
                 **options,
             )
+        if threading.current_thread() is threading.main_thread():
+            # Ray puts its own in place, which prints a stack and exits with the number of the signal.
+            signal.signal(signal.SIGTERM, on_term)
         yield plan
     except (ConnectionError, RuntimeError) as error:
         if isinstance(error, AutoGazeError) or ray.is_initialized():

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from autogaze_client._errors import InvalidInputError
+from autogaze_client._errors import CheckpointError, InvalidInputError
 from autogaze_client.knobs import check_gazing_ratio, check_max_gaze_tokens, check_task_loss_requirement
 from autogaze_client.modes import AutoGazeInferenceMode
 
@@ -103,11 +103,20 @@ class RunIdentity:
         """The identity of a run with this bundle; the engine is no part of it, since tokens do not depend on it.
 
         (At precision ``exact`` they do not. Precision ``fast`` is another identity.)
+
+        Raises:
+            CheckpointError: the bundle does not say what it was built from.
         """
+        checkpoint = bundle.manifest.get("checkpoint")
+        if not isinstance(checkpoint, Mapping) or "sha256" not in checkpoint:
+            raise CheckpointError(
+                f"{bundle.path} does not name the hash of its checkpoint, without which results of two checkpoints "
+                "could be mixed; build it again with this version"
+            )
         return cls(
             settings,
             {
-                "sha256": bundle.manifest["checkpoint"]["sha256"],
+                "sha256": checkpoint["sha256"],
                 "precision": bundle.precision,
                 "spec": bundle.spec.to_dict(),
                 "preprocessing": asdict(bundle.preprocessing),
