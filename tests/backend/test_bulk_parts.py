@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ from autogaze_backend.bulk.inputs import VideoFile, find_videos
 from autogaze_backend.bulk.job import BulkJob, Node, plan_on_cluster, plan_on_this_machine
 from autogaze_backend.bulk.settings import BulkSettings, RunIdentity, differences
 from autogaze_client import AutoGazeInferenceMode, InvalidInputError, NotFoundError
-from autogaze_client._cli import main
+from autogaze_client._cli import build_parser, main
 from hypothesis import given
 from hypothesis import strategies as st
 
+ROOT = Path(__file__).resolve().parents[2]
 FULL = AutoGazeInferenceMode.TILED_FULL_RESOLUTION
 
 
@@ -129,8 +132,6 @@ def test_a_plan_of_a_cluster(tmp_path):
     st.integers(1, 8),
 )
 def test_a_cluster_is_never_promised_more_than_it_has(machines, device, threads, at_once):
-    from pathlib import Path
-
     asked = job(Path("/videos"), device=device, threads=threads, videos_at_once=at_once)
     nodes = [Node(*machine) for machine in machines]
     try:
@@ -329,3 +330,37 @@ class TestWithArrow:
         assert replace(whole, done=1, unreadable=1).exit_status == 3
         assert replace(whole, done=1, failed=1).exit_status == 3
         assert json.loads(json.dumps(whole.to_dict()))["exit_status"] == 0
+
+
+class TestManifest:
+    """deploy/ray: not run here, but it says what the command takes and what the lock holds."""
+
+    @pytest.fixture
+    def cluster(self):
+        yaml = pytest.importorskip("yaml", reason="needs PyYAML, which the extra server brings")
+        return yaml.safe_load((ROOT / "deploy" / "ray" / "rayjob.yaml").read_text())
+
+    def arguments(self, cluster):
+        words = shlex.split(cluster["spec"]["entrypoint"])
+        return build_parser("bulk").parse_args(words[1 : words.index("||")])
+
+    def test_its_command_is_one(self, cluster):
+        from autogaze_backend._commands.bulk import job_of
+
+        chosen = job_of(self.arguments(cluster))
+        assert (chosen.device, chosen.address) == ("cuda", "auto")
+        assert cluster["spec"]["entrypoint"].strip().endswith("|| [ $? -eq 3 ]")
+
+    def test_its_workers_hold_one_actor_each(self, cluster):
+        from autogaze_backend._commands.bulk import job_of
+
+        group = cluster["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        nodes = [Node(float(limits["cpu"]), float(limits["nvidia.com/gpu"]))] * group["replicas"]
+        plan = plan_on_cluster(job_of(self.arguments(cluster)), nodes, 100)
+        assert (plan.actors, plan.fitting) == (group["replicas"], group["replicas"])
+
+    def test_its_ray_is_the_locked_one(self, cluster):
+        lock = (ROOT / "requirements" / "bulk-py3.12.txt").read_text()
+        assert f"ray=={cluster['spec']['rayClusterSpec']['rayVersion']} " in lock
+        assert "requirements/bulk-py3.12.txt" in (ROOT / "deploy" / "ray" / "Dockerfile").read_text()
