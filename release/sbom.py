@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import tomllib
 from packaging.utils import canonicalize_name
 
-from release.licences import BUNDLED, environment
+from release.licences import environment
 from release.locks import path_of, read_lock
 from release.project import NAME, ROOT, version
 
 DIST = ROOT / "dist"
 
 # What is in the container and in no environment of pip; names and versions as release/bundled.toml tells them.
-_EMBEDDED = {
+EMBEDDED = {
     "type": "application",
     "name": "tritonserver",
     "version": "2.51.0",
@@ -50,44 +50,36 @@ def write_sbom(lock: str = "server") -> Path:
         check=True,
     )  # fmt: skip
     bill = json.loads(target.read_text(encoding="utf-8"))
-    _add_own(bill)
-    _check(bill, lock)
+    complete(bill)
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if missing := missing_packages(bill, lock, python):
+        raise ValueError(f"the bill of {lock} lacks {missing}")
     target.write_text(json.dumps(bill, indent=2) + "\n", encoding="utf-8")
     return target
 
 
-def _add_own(bill: dict[str, Any]) -> None:
-    from hashlib import sha256
-
-    digest = sha256(_OPEN_CHECKPOINT.read_bytes()).hexdigest()
+def complete(bill: dict[str, Any]) -> None:
+    """Adds what no environment of pip holds, and leaves out where the building machine found its files."""
     checkpoint = {
         "type": "machine-learning-model",
         "name": "autogaze-open",
         "version": version(),
-        "hashes": [{"alg": "SHA-256", "content": digest}],
+        "hashes": [{"alg": "SHA-256", "content": sha256(_OPEN_CHECKPOINT.read_bytes()).hexdigest()}],
         "licenses": [{"license": {"id": "Apache-2.0"}}],
     }
-    bill["components"] += [_EMBEDDED, checkpoint]
-    # Which index a file came from says more of the building machine than of the file.
+    bill["components"] += [EMBEDDED, checkpoint]
     for component in bill["components"]:
-        component["externalReferences"] = [
-            reference
-            for reference in component.get("externalReferences", [])
-            if reference["type"] not in ("distribution", "distribution-intake")
-        ]
+        references = component.pop("externalReferences", [])
+        kept = [part for part in references if part["type"] not in ("distribution", "distribution-intake")]
+        if kept:
+            component["externalReferences"] = kept
 
 
-def _check(bill: dict[str, Any], lock: str) -> None:
+def missing_packages(bill: dict[str, Any], lock: str, python: str) -> list[tuple[str, str]]:
+    """Names and versions of a lock's packages that a bill does not hold."""
     inside = {(canonicalize_name(part["name"]), part.get("version")) for part in bill["components"]}
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    missing = {
-        (package.name, package.version) for package in read_lock(path_of(lock, python)).values()
-    } - inside
-    if missing:
-        raise ValueError(f"the bill of {lock} lacks {sorted(missing)}")
-    server = tomllib.loads(BUNDLED.read_text(encoding="utf-8"))["component"]
-    if not any(str(_EMBEDDED["version"]) in item["what"] for item in server):
-        raise ValueError(f"{BUNDLED.name} names another tritonserver than {_EMBEDDED['version']}")
+    locked = {(package.name, package.version) for package in read_lock(path_of(lock, python)).values()}
+    return sorted(locked - inside)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ import re
 import shutil
 import sys
 import zipfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from autogaze_backend.serving.installation import SERVER_VERSION
 
 if sys.version_info < (3, 11):
     pytest.skip("the release tools read pyproject.toml with Python 3.11's tomllib", allow_module_level=True)
@@ -16,7 +18,7 @@ if sys.version_info < (3, 11):
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from release import changelog, check, distribution, licences, locks, project  # noqa: E402
+from release import changelog, check, distribution, licences, locks, project, sbom  # noqa: E402
 
 LOCK_FILES = [(lock, python) for lock in locks.LOCKS for python in project.PYTHONS]
 
@@ -78,7 +80,13 @@ def test_the_licences_cover_the_locked_packages():
     }
     assert listed == expected
     assert "UNKNOWN" not in text
-    for needed in ("Triton Inference Server 2.51.0", "CUDA", "open checkpoint", "Big Buck Bunny", "x264"):
+    for needed in (
+        f"Triton Inference Server {SERVER_VERSION}",
+        "CUDA",
+        "open checkpoint",
+        "Big Buck Bunny",
+        "x264",
+    ):
         assert needed in text
 
 
@@ -90,6 +98,25 @@ def test_a_package_that_states_no_licence_stops_the_page():
     del stated["numpy"]
     with pytest.raises(KeyError):
         licences.packages(stated)
+
+
+def test_a_bill_of_materials_holds_the_lock_the_server_and_the_checkpoint():
+    packages = locks.read_lock(locks.path_of("server", "3.11")).values()
+    index = {"type": "distribution", "url": "https://index.example/simple"}
+    parts = [
+        {"name": package.name, "version": package.version, "externalReferences": [index]}
+        for package in packages
+    ]
+    bill = {"components": parts}
+    sbom.complete(bill)
+    assert sbom.missing_packages(bill, "server", "3.11") == []
+    assert "index.example" not in str(bill)
+    found = {part["name"]: part for part in bill["components"]}
+    assert found["tritonserver"]["version"] == SERVER_VERSION
+    weights = ROOT / "checkpoints" / "open" / "model.safetensors"
+    assert found["autogaze-open"]["hashes"][0]["content"] == sha256(weights.read_bytes()).hexdigest()
+    bill["components"] = [part for part in bill["components"] if part["name"] != "numpy"]
+    assert sbom.missing_packages(bill, "server", "3.11") == [("numpy", "1.26.4")]
 
 
 def test_the_changelog_and_the_version_agree():
