@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from autogaze_client.video import VideoReader, VideoWriter
+
+RATIO = 0.05
+"""Of the tests: few tokens, so that a video takes a second."""
 
 
 def write_video(path: Path, *, frames: int, seed: int, size: tuple[int, int] = (48, 80)) -> Path:
@@ -59,3 +67,64 @@ def footer(path: Path) -> dict[str, Any]:
 
     found: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[b"autogaze"])
     return found
+
+
+def write_folder(folder: Path) -> Path:
+    """Five good videos, one of them in a folder below; one cut short and one that is none."""
+    for index, frames in enumerate((33, 16, 20, 37)):
+        write_video(folder / f"{index}.mp4", frames=frames, seed=index, size=(48, 80 + 16 * (index % 2)))
+    write_video(folder / "below" / "4.mkv", frames=18, seed=9)
+    whole = (folder / "0.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    (folder / "none.mp4").write_bytes(b"this is a text")
+    return folder
+
+
+def results(out: Path) -> dict[str, dict[str, list]]:
+    """The columns of every result."""
+    import pyarrow.parquet as pq
+
+    gaze = out / "gaze"
+    return {
+        path.relative_to(gaze).as_posix().removesuffix(".parquet"): pq.read_table(path).to_pydict()
+        for path in gaze.rglob("*.parquet")
+    }
+
+
+def start_command(videos: Path, out: Path, bundle: Any, mark: str) -> subprocess.Popen[str]:
+    """``autogaze bulk`` with two workers and a Ray of its own."""
+    command = [
+        sys.executable, "-m", "autogaze_client._cli", "bulk", str(videos), str(out), "--bundle",
+        str(bundle("release")), "--gazing-ratio", str(RATIO), "--actors", "2", "--threads", "1",
+    ]  # fmt: skip
+    environment = {**os.environ, "AUTOGAZE_TEST_MARK": mark}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def processes(mark: str, title: str) -> list[int]:
+    """Processes of the run with this mark in its environment, by the title that Ray gives them."""
+    wanted = f"AUTOGAZE_TEST_MARK={mark}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if (
+                title.encode() in (entry / "cmdline").read_bytes()
+                and wanted in (entry / "environ").read_bytes()
+            ):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition: Any, seconds: float, what: str) -> Any:
+    """What the condition gives, once it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    pytest.fail(f"no {what} within {seconds} s")

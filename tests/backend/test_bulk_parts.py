@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,6 +173,38 @@ def test_a_missing_package_names_the_extra(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "pip install 'autogaze-triton[bulk]'" in done.stderr
+
+
+def test_a_bar_tells_of_videos_and_of_frames_on_the_way(monkeypatch):
+    import io
+
+    from autogaze_backend.bulk import progress
+    from rich.console import Console
+
+    monkeypatch.setattr(progress, "_POLL_SECONDS", 0.01)
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    asked = []
+
+    def frames() -> int:
+        asked.append(True)
+        return 16 * len(asked)
+
+    with progress.run_progress(True, 7, frames, console=console) as advance:
+        advance(2)
+        deadline = time.monotonic() + 30
+        while len(asked) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    shown = screen.getvalue()
+    assert "2/7" in shown
+    assert f"{16 * len(asked)} frames" in shown
+    with progress.run_progress(False, 7, frames, console=console) as advance:
+        advance(1)
+    assert screen.getvalue() == shown
+    tally = progress.Tally()
+    tally.add(16)
+    tally.add(3)
+    assert tally.total() == 19
 
 
 class TestWithArrow:

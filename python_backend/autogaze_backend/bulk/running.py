@@ -12,19 +12,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
 from autogaze_client._errors import AutoGazeError, InferenceError
-from autogaze_client._progress import progress_bar
 from ray.exceptions import RayError
 
 from autogaze_backend.budgets import resolve_budget
 from autogaze_backend.bulk.inputs import VideoFile, find_videos
 from autogaze_backend.bulk.job import BulkJob, Node, WorkerPlan, plan_on_cluster, plan_on_this_machine
 from autogaze_backend.bulk.output import OutputFolder
+from autogaze_backend.bulk.progress import Tally, run_progress
 from autogaze_backend.bulk.report import (
     BulkSummary,
     Outcome,
@@ -42,6 +44,7 @@ _MAX_BLOCKS = 4096
 # The report is rewritten whole, so not for every error.
 _REPORT_SECONDS = 30.0
 _FOOTER_READERS = 16
+_TALLY_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -128,8 +131,9 @@ def _run(
 ) -> None:
     """Gazes at ``todo``; adds to ``done`` and ``errors`` as outcomes come."""
     reported = time.monotonic()
-    with progress_bar(progress, "bulk", len(todo), unit="videos") as advance:
-        for outcome in _outcomes(job, root, identity, plan, todo):
+    tally = ray.remote(num_cpus=0)(Tally).remote()
+    with run_progress(progress, len(todo), partial(_frames, tally)) as advance:
+        for outcome in _outcomes(job, root, identity, plan, todo, tally):
             if outcome.status is Status.DONE:
                 done.append(outcome)
             else:
@@ -145,12 +149,17 @@ def _run(
 
 
 def _outcomes(
-    job: BulkJob, root: Path, identity: RunIdentity, plan: WorkerPlan, todo: Sequence[VideoFile]
+    job: BulkJob,
+    root: Path,
+    identity: RunIdentity,
+    plan: WorkerPlan,
+    todo: Sequence[VideoFile],
+    tally: Any,
 ) -> Iterator[Outcome]:
     with _quiet_data_context():
         results = ray.data.from_arrow(_blocks(todo, job.videos_at_once)).map_batches(
             GazeWorker,
-            fn_constructor_args=(job, root, identity, plan.threads),
+            fn_constructor_args=(job, root, identity, plan.threads, tally),
             batch_size=job.videos_at_once,
             # One task in hand: whoever is free takes the next videos, however long the others' are.
             compute=ray.data.ActorPoolStrategy(size=plan.actors, max_tasks_in_flight_per_actor=1),
@@ -162,6 +171,15 @@ def _outcomes(
                 yield Outcome.from_row(row)
         except (RayError, ray.data.exceptions.UserCodeException) as error:
             raise _told(error) from error
+
+
+def _frames(tally: Any) -> int:
+    """What the tally says; 0 where it is gone, since a bar ends no run."""
+    try:
+        total: int = ray.get(tally.total.remote(), timeout=_TALLY_SECONDS)
+    except RayError:
+        return 0
+    return total
 
 
 def _blocks(todo: Sequence[VideoFile], videos_at_once: int) -> list[pa.Table]:

@@ -60,14 +60,18 @@ class GazeWorker:
         root: the folder that videos are named below.
         identity: of the run; this machine's bundle and output folder must agree with it.
         threads: CPU threads of the model.
+        tally: the actor that counts frames; None = nobody does.
 
     Raises:
         CheckpointError: this machine's bundle is another one.
         InvalidInputError: this machine does not see the output folder.
     """
 
-    def __init__(self, job: BulkJob, root: Path, identity: RunIdentity, threads: int) -> None:
+    def __init__(
+        self, job: BulkJob, root: Path, identity: RunIdentity, threads: int, tally: Any = None
+    ) -> None:
         self._job, self._root, self._identity = job, root, identity
+        self._tally = tally
         self._folder = OutputFolder(job.out)
         self._folder.check(identity)
         bundle = Bundle.load(job.bundle)
@@ -194,6 +198,8 @@ class GazeWorker:
         running.writer.write(table)
         running.frames += result.source_size.frames
         running.tokens += int(result.tokens_per_frame.sum())
+        if self._tally is not None:
+            self._tally.add.remote(result.source_size.frames)
         running.size = (result.source_size.height, result.source_size.width)
         running.fps = window.fps
 
