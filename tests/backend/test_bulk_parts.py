@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from autogaze_backend.bulk.inputs import VideoFile, find_videos
-from autogaze_backend.bulk.job import BulkJob, Node, plan_on_cluster, plan_on_this_machine
+from autogaze_backend.bulk.job import BulkJob, Node, gpus_here, plan_on_cluster, plan_on_this_machine
 from autogaze_backend.bulk.settings import BulkSettings, RunIdentity, differences
 from autogaze_client import AutoGazeInferenceMode, InvalidInputError, NotFoundError
 from autogaze_client._cli import build_parser, main
@@ -111,6 +111,18 @@ def test_a_plan_of_this_machine(tmp_path):
     assert (gpus.actors, gpus.gpus, gpus.cpus) == (2, 1, 12)
     with pytest.raises(InvalidInputError, match="this machine has 0"):
         plan_on_this_machine(job(tmp_path, device="cuda"), cores=16, gpus=0, videos=9)
+
+
+@pytest.mark.parametrize(
+    ("named", "count"), [("0,1", 2), ("GPU-4ab3", 1), ("", 0), ("-1", 0), ("NoDevFiles", 0), (None, 3)]
+)
+def test_the_gpus_of_a_machine(tmp_path, monkeypatch, named, count):
+    for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert gpus_here(tmp_path) == count
 
 
 def test_a_plan_of_a_cluster(tmp_path):

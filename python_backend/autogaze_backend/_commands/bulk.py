@@ -200,8 +200,9 @@ def print_summary(summary: BulkSummary, out: Path) -> None:
         ("failed", str(summary.failed)),
         ("interrupted attempts", str(summary.interrupted)),
         ("elapsed s", f"{summary.seconds:.1f} ({summary.frames_per_second:.1f} frames/s)"),
-        ("workers", f"{summary.actors} on {summary.device}, {summary.threads} threads each"),
     ]
+    if summary.actors:
+        rows.append(("workers", f"{summary.actors} on {summary.device}, {summary.threads} threads each"))
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,18 @@ class WorkerPlan:
     cpus: int
     gpus: int
     fitting: int
+
+
+def gpus_here(devices: Path = Path("/dev")) -> int:
+    """NVIDIA GPUs that this process may use: those that ``CUDA_VISIBLE_DEVICES`` names, or all device files.
+
+    Args:
+        devices: where the driver makes its files.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return len([name for name in named.split(",") if name.strip() not in ("", "-1", "NoDevFiles")])
+    return len(list(devices.glob("nvidia[0-9]*")))
 
 
 def plan_on_this_machine(job: BulkJob, cores: int, gpus: int, videos: int) -> WorkerPlan:

@@ -24,7 +24,14 @@ from ray.exceptions import RayError
 
 from autogaze_backend.budgets import resolve_budget
 from autogaze_backend.bulk.inputs import VideoFile, find_videos
-from autogaze_backend.bulk.job import BulkJob, Node, WorkerPlan, plan_on_cluster, plan_on_this_machine
+from autogaze_backend.bulk.job import (
+    BulkJob,
+    Node,
+    WorkerPlan,
+    gpus_here,
+    plan_on_cluster,
+    plan_on_this_machine,
+)
 from autogaze_backend.bulk.output import OutputFolder
 from autogaze_backend.bulk.progress import Tally, run_progress
 from autogaze_backend.bulk.report import (
@@ -220,7 +227,7 @@ def _ray(job: BulkJob, videos: int) -> Iterator[WorkerPlan]:
             plan = _cluster_plan(job, videos)
         else:
             cores = len(os.sched_getaffinity(0))
-            plan = plan_on_this_machine(job, cores, _gpus_here(job), videos)
+            plan = plan_on_this_machine(job, cores, gpus_here(), videos)
             ray.init(
                 address="local",
                 num_cpus=plan.actors * plan.cpus,
@@ -257,14 +264,6 @@ def _cluster_plan(job: BulkJob, videos: int) -> WorkerPlan:
             plan.fitting,
         )
     return plan
-
-
-def _gpus_here(job: BulkJob) -> int:
-    if job.device == "cpu":
-        return 0
-    from ray._private.accelerators import NvidiaGPUAcceleratorManager
-
-    return int(NvidiaGPUAcceleratorManager.get_current_node_num_accelerators())
 
 
 @contextmanager
