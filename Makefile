@@ -9,7 +9,10 @@ CHECKPOINT ?=
 FRAMES ?= 64
 OUT ?= build/demo
 
-.PHONY: help setup demo test check format bench clean
+# The tools of a release: locks, licences, bill of materials.
+TOOLS := build/release-tools
+
+.PHONY: help setup setup-locked demo test check format bench clean lock licences sbom release-check
 
 help:
 	@echo "make demo    gaze at a real video through a real Triton server; writes $(OUT)"
@@ -17,7 +20,8 @@ help:
 	@echo "make test    the test suite, against the real server"
 	@echo "make check   lint, format and type checks"
 	@echo "make bench   benchmarks of this machine"
-	@echo "make setup   the development environment in $(VENV)"
+	@echo "make setup   the development environment in $(VENV); setup-locked: with the locked versions"
+	@echo "make lock, licences, sbom, release-check: docs/releasing.md"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
@@ -38,6 +42,13 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 setup: $(VENV)/.dev
 
+# The versions and hashes of requirements/, which the continuous integration tests.
+setup-locked: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  -r requirements/dev-py$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.dev $(VENV)/.demo
+
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py --out '$(OUT)' --frames '$(FRAMES)' \
 	  $(if $(VIDEO),--video '$(VIDEO)') $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)')
@@ -56,6 +67,25 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.run
+
+$(TOOLS)/.done: pyproject.toml
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["release"])')
+	@touch $@
+
+# UPGRADE=--upgrade takes the newest versions that fit; otherwise those that still fit stay.
+lock: $(TOOLS)/.done
+	$(TOOLS)/bin/python -m release.locks $(UPGRADE)
+
+licences: $(TOOLS)/.done
+	$(TOOLS)/bin/python -m release.licences
+
+sbom: $(TOOLS)/.done
+	$(TOOLS)/bin/python -m release.sbom
+
+release-check: $(TOOLS)/.done
+	$(TOOLS)/bin/python -m release.check
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -179,19 +179,48 @@ def gaze(model: GazeModel, frames: Frames, knobs: Knobs) -> GazeResult:
     Raises:
         InvalidInputError: frames or knobs break a rule.
     """
+    (answer,) = gaze_clips(model, [frames], knobs)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def gaze_clips(model: GazeModel, clips: Sequence[Frames], knobs: Knobs) -> list[GazeResult | Exception]:
+    """What the ensemble does to some clips whose rows share the engine's batches.
+
+    Args:
+        model: runs them.
+        clips: uint8 ``[T, H, W, 3 or 4]`` each; sizes and lengths may differ.
+        knobs: of every one.
+
+    Returns:
+        Each clip's result, or the error that it alone gets.
+    """
     started = time.perf_counter()
-    clip = prepare_clip(model, {"FRAMES": frames, **knobs.to_tensors()})
-    tokens: dict[int, list[FrameTokens]] = {}
-    for index, row in model.generate_rows(clip.rows):
-        if isinstance(row, Exception):
-            raise row
-        tokens[index] = row
-    generated = clip.finish([tokens[index] for index in range(len(clip.rows))])
-    size = SourceSize(*frames.shape[:3])
-    return GazeResult(
-        generated=generated,
-        fixations=locate(generated, knobs.mode, size.height, size.width, model.spec.input_size),
-        mode=knobs.mode,
-        source_size=size,
-        timings=GazeTimings(request_ms=(time.perf_counter() - started) * 1e3),
-    )
+    prepared: dict[int, PreparedClip] = {}
+    answers: dict[int, GazeResult | Exception] = {}
+    for index, frames in enumerate(clips):
+        try:
+            prepared[index] = prepare_clip(model, {"FRAMES": frames, **knobs.to_tensors()})
+        except Exception as error:
+            answers[index] = error
+    owners = [(index, row) for index, clip in prepared.items() for row in range(len(clip.rows))]
+    tokens: dict[int, dict[int, list[FrameTokens]]] = {index: {} for index in prepared}
+    for position, result in model.generate_rows([prepared[index].rows[row] for index, row in owners]):
+        index, row = owners[position]
+        if isinstance(result, Exception):
+            answers[index] = result
+            continue
+        tokens[index][row] = result
+        if len(tokens[index]) == len(prepared[index].rows):
+            size = SourceSize(*clips[index].shape[:3])
+            timings = GazeTimings(request_ms=(time.perf_counter() - started) * 1e3)
+            try:
+                generated = prepared[index].finish(
+                    [tokens[index].pop(i) for i in range(len(prepared[index].rows))]
+                )
+                cells = locate(generated, knobs.mode, size.height, size.width, model.spec.input_size)
+                answers[index] = GazeResult(generated, cells, knobs.mode, size, timings)
+            except Exception as error:
+                answers[index] = error
+    return [answers[index] for index in range(len(clips))]

@@ -96,6 +96,21 @@ class TileLayout:
             confidence, and cells per side of the token's scale within its tile. By frame, then by
             confidence, highest first, ties in tile and generation order (pipeline §3).
         """
+        cells, kept = self.cells(tiles)
+        found = cells[kept]
+        ordered: NDArray[np.float32] = found[np.lexsort((-found[:, 5], found[:, 0]))].astype(np.float32)
+        return ordered
+
+    def cells(self, tiles: AutoGazeGenerateOutput) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Every chosen cell, in tile and generation order, and which of them show any of the source.
+
+        Args:
+            tiles: rows in tile order.
+
+        Returns:
+            float64 ``[n, 7]`` with the columns of ``fixations``, and bool ``[n]``: False where the cell lies
+            wholly in padding.
+        """
         row, slot = np.nonzero(~tiles.if_padded_gazing)
         frame = tiles.frame_of_slot[slot]
         local = tiles.gazing_pos[row, slot] - frame * tiles.num_vision_tokens_each_frame
@@ -137,10 +152,7 @@ class TileLayout:
                     (y1 - y0) / self.height,
                 ]
             )
-        found = np.concatenate([frame[None], box, confidence[None], grid[None]]).T[kept]
-        order = np.lexsort((-found[:, 5], found[:, 0]))
-        ordered: NDArray[np.float32] = found[order].astype(np.float32)
-        return ordered
+        return np.concatenate([frame[None], box, confidence[None], grid[None]]).T, kept
 
 
 @lru_cache(maxsize=256)
