@@ -89,3 +89,13 @@ release-check: $(TOOLS)/.done
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The client's own tests under every Python that it supports and that is here, without the server's extra.
+.PHONY: test-pythons
+test-pythons:
+	@for version in 3.10 3.11 3.12 3.13; do \
+	  python$$version -c '' 2>/dev/null || { echo "python$$version is not here: skipped"; continue; }; \
+	  echo "python$$version"; venv=build/pythons/$$version; python$$version -m venv $$venv && \
+	  $$venv/bin/python -m pip install --quiet --disable-pip-version-check '.[video,view,viz]' pytest pytest-asyncio hypothesis && \
+	  $$venv/bin/python -m pytest -q -p no:cacheprovider tests/client -m 'not server' --ignore tests/client/test_bare_install.py || exit 1; \
+	done

@@ -56,3 +56,20 @@ class ServerStatistics:
     def request_ms(self) -> dict[str, float]:
         """Mean milliseconds that a request spent in each model, waiting included."""
         return {stats.model: stats.total_ns / stats.requests / 1e6 for stats in self.models if stats.requests}
+
+    def stage_ms(self, ensemble: str = "autogaze", late: str = "autogaze_generate") -> dict[str, float]:
+        """``request_ms``, with the true time of the step that answers after its execution has returned.
+
+        Triton stops that step's clock when its execution returns, while its rows are still under way. The steps
+        of an ensemble follow each other, so what the others leave of the ensemble's time is the late one's.
+
+        Args:
+            ensemble: the model whose steps the others are.
+            late: the step.
+        """
+        times = self.request_ms()
+        if ensemble not in times or late not in times:
+            return times
+        others = sum(ms for model, ms in times.items() if model.startswith(f"{ensemble}_") and model != late)
+        others -= times.get(f"{ensemble}_stream", 0.0)
+        return {**times, late: max(times[late], times[ensemble] - others)}

@@ -14,7 +14,9 @@ from autogaze_client import (
     GazeClient,
     InferenceError,
     InvalidInputError,
+    ModelStatistics,
     NotFoundError,
+    ServerStatistics,
     ServerUnavailableError,
     Timeouts,
     TLSConfig,
@@ -178,6 +180,19 @@ def test_statistics_tell_what_happened_between(client):
     client.gaze(CLIP)
     client.gaze(CLIP)
     assert client.statistics().since(before).request_ms() == {"autogaze": 3.0}
+
+
+def test_the_step_that_answers_late_has_what_the_others_leave():
+    def counted(**ms: float) -> ServerStatistics:
+        return ServerStatistics(
+            tuple(ModelStatistics(name, 2, int(2e6 * value), 0) for name, value in ms.items())
+        )
+
+    spent = counted(autogaze=50, autogaze_ingest=9, autogaze_generate=2, autogaze_decode=1, autogaze_stream=7)
+    assert spent.stage_ms() == {**spent.request_ms(), "autogaze_generate": 40}
+    quick = counted(autogaze=10, autogaze_ingest=9, autogaze_generate=2, autogaze_decode=1)
+    assert quick.stage_ms() == quick.request_ms(), "never less than its own count"
+    assert counted(autogaze_stream=7).stage_ms() == {"autogaze_stream": 7}
 
 
 def test_a_context_manager_closes(server):

@@ -104,7 +104,7 @@ class Command:
                 timeout=args.timeout,
             )
             elapsed_ms = (time.perf_counter() - started) * 1e3
-            server = client.statistics().since(before).request_ms()
+            server = client.statistics().since(before).stage_ms(client.model_name)
             ensemble_ms = server.get(STREAM_MODEL if args.stream else client.model_name)
         if ensemble_ms is not None:
             timings = replace(result.timings, server_ms=ensemble_ms * result.timings.requests)
