@@ -14,8 +14,9 @@ import pytest
 from autogaze_backend.serving import TritonServer, TritonServerConfig, model_repository_path
 from autogaze_client import AutoGazeGenerateOutput, GazeClient, ServerUnavailableError
 from autogaze_client._stream import StreamSession
-from deploy_helpers import BALANCERS, requests_of
 from goldens import clips
+
+from deploy.deploy_helpers import BALANCERS, requests_of
 
 pytestmark = pytest.mark.server
 
