@@ -1,4 +1,4 @@
-"""A repository of several checkpoints: what is written, and what is refused. Served: tests/server/test_served_versions.py."""
+"""A repository of several checkpoints: what is written and refused; tests/server/test_served_versions.py serves it."""
 
 from __future__ import annotations
 
