@@ -35,8 +35,9 @@ if [ -z "${AUTOGAZE_BUNDLE:-}" ] && [ -z "${AUTOGAZE_REPOSITORY:-}" ]; then
     version=$(python3 -c 'from importlib.metadata import version; print(version("autogaze-triton"))')
     machine=cpu
     if [ "$engine" != onnxruntime ]; then
-        machine=$(nvidia-smi --query-gpu=name,compute_cap,driver_version --format=csv,noheader | sort -u) ||
-            fail "engine $engine needs a GPU, but nvidia-smi found none: run the container with --gpus, or set AUTOGAZE_ENGINE"
+        gpus=$(nvidia-smi --query-gpu=name,compute_cap,driver_version --format=csv,noheader 2>&1) ||
+            fail "engine $engine needs a GPU, but none was found ($gpus): give the container one, or set AUTOGAZE_ENGINE"
+        machine=$(printf '%s\n' "$gpus" | sort -u)
     fi
     key=$(printf '%s\n' "$version" "$checkpoint" "${AUTOGAZE_REVISION:-}" "$engine" "${AUTOGAZE_BUILD_ARGS:-}" "$machine" |
         sha256sum | cut -c 1-16)

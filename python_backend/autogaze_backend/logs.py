@@ -55,7 +55,8 @@ class JsonFormatter(logging.Formatter):
         fields |= {name: value for name, value in vars(record).items() if name not in _BUILT_IN}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False, default=str)
+        # In ASCII: what standard error makes of other characters in a server without a locale is no JSON.
+        return json.dumps(fields, default=str)
 
 
 class _TextFormatter(logging.Formatter):

@@ -4,10 +4,15 @@ A call into the server takes 25 to 40 µs and waits for it (tritonserver 2.51 on
 over while requests are served: a thread does it once a second. A histogram goes over as the counters
 ``_bucket``, ``_sum`` and ``_count``, which are what Prometheus reads of one; handing over each observation
 would cost a call each.
+
+Families and series are never deleted. Every model and version has its own handle of a family, but Triton's
+core has one family a name: deleting one handle frees what the others still write to, and the server crashes
+at the next reload (seen with 2.51). So the series of an unloaded version stay on the page; its gauges are 0.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 from collections.abc import Mapping
@@ -60,12 +65,9 @@ class TritonPublisher:
             self._published[key] = sample.value
 
     def close(self) -> None:
-        """Hands over the rest and lets go of the series."""
+        """Hands over the rest; what is in use is then 0."""
         self._stopped.set()
         self._thread.join()
-        # A family must outlive its series.
-        self._series.clear()
-        self._families.clear()
 
     def _create(self, sample: Sample) -> Any:
         kinds = self._pb_utils.MetricFamily
@@ -73,8 +75,13 @@ class TritonPublisher:
         if family is None:
             kind = kinds.GAUGE if sample.metric.kind is MetricKind.GAUGE else kinds.COUNTER
             family = kinds(name=sample.name, description=sample.metric.help, kind=kind)
-            self._families[sample.name] = family
-        return family.Metric(labels={**self._labels, **dict(sample.labels)})
+            self._families[sample.name] = _never_deleted(family)
+        return _never_deleted(family.Metric(labels={**self._labels, **dict(sample.labels)}))
+
+    def _clear_gauges(self) -> None:
+        for sample in self._meters.samples():
+            if sample.metric.kind is MetricKind.GAUGE:
+                self._series[sample.name, sample.labels].set(0.0)
 
     def _run(self) -> None:
         stopped = False
@@ -82,7 +89,15 @@ class TritonPublisher:
             stopped = self._stopped.wait(self._period)
             try:
                 self.publish()
+                if stopped:
+                    self._clear_gauges()
             except Exception as error:
                 # Metrics are switched off (--allow-metrics=false), or the server is older than they are.
                 _LOG.warning("metrics are not published: %s", error)
                 return
+
+
+def _never_deleted(handle: Any) -> Any:
+    """The handle, with a reference that nobody gives back, not even the interpreter's end."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
+    return handle

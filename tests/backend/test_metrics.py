@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -155,14 +156,19 @@ def test_nothing_is_lost_between_threads():
 
 
 class Stub:
-    """As the stub's MetricFamily behaves: a call from any thread, counters that only grow."""
+    """As the stub's MetricFamily behaves: calls from any thread, counters that only grow, deletion with the handle."""
 
     def __init__(self) -> None:
         stub = self
         self.values: dict[tuple, float] = {}
         self.fail: Exception | None = None
+        self.deleted: list[str] = []
 
-        class Family:
+        class Handle:
+            def __del__(self) -> None:
+                stub.deleted.append(type(self).__name__)
+
+        class Family(Handle):
             COUNTER, GAUGE = "counter", "gauge"
 
             def __init__(self, name, description, kind):
@@ -173,7 +179,7 @@ class Stub:
             def Metric(self, labels):  # noqa: N802
                 return Series((self.name, tuple(sorted(labels.items()))), self.kind)
 
-        class Series:
+        class Series(Handle):
             def __init__(self, key, kind):
                 self.key, self.kind = key, kind
                 stub.values.setdefault(key, 0.0)
@@ -211,6 +217,19 @@ def test_the_server_is_told_the_same_numbers():
     assert stub.get("autogaze_gaze_ratio_bucket", le="0.2") == 0
     assert stub.get("autogaze_gaze_ratio_count") == 1
     assert not [thread for thread in threading.enumerate() if thread.name == "autogaze-metrics"]
+
+
+def test_what_other_models_share_is_never_deleted_and_gauges_end_at_zero():
+    meters, stub = Meters(), Stub()
+    publisher = TritonPublisher(meters, stub, {"model": "m", "version": "1"}, period=60)
+    meters.set("autogaze_slots_in_use", 3)
+    meters.add("autogaze_frames_total", 3)
+    publisher.close()
+    assert stub.get("autogaze_slots_in_use") == 0
+    assert stub.get("autogaze_frames_total") == 3
+    del publisher
+    gc.collect()
+    assert stub.deleted == []
 
 
 def test_a_server_without_metrics_still_serves(caplog):

@@ -114,12 +114,14 @@ def test_json_lines_hold_the_request(log):
     read = log(AUTOGAZE_LOG_FORMAT="json")
     observer = Observer("autogaze_generate", "2", Meters(), each_request=True)
     observer.begin(Request("order-7"))(OUTPUTS)
-    observer.begin(Request("door-1", 99))(InvalidInputError("gazing_ratio is 7"))
+    observer.begin(Request("door-1", 99))(InvalidInputError("frames of 2×9000"))
     try:
         raise ZeroDivisionError("secret")
     except ZeroDivisionError as error:
         observer.begin(Request("order-8"))(error)
-    served, refused, failed = (json.loads(line) for line in read())
+    lines = read()
+    assert all(line.isascii() for line in lines), "standard error may know no other characters"
+    served, refused, failed = (json.loads(line) for line in lines)
     assert served.pop("milliseconds") >= 0
     assert served.pop("time").endswith("Z")
     assert served == {
@@ -134,7 +136,7 @@ def test_json_lines_hold_the_request(log):
         "tokens": 10,
     }
     assert (refused["request_id"], refused["correlation_id"], refused["outcome"]) == ("door-1", 99, "invalid")
-    assert refused["message"] == "request refused: gazing_ratio is 7"
+    assert refused["message"] == "request refused: frames of 2×9000"
     assert (failed["level"], failed["request_id"]) == ("error", "order-8")
     assert "ZeroDivisionError: secret" in failed["traceback"]
 

@@ -32,8 +32,12 @@ BINARIES = str(Path(sys.executable).parent)
 
 # What a container with read_only, tmpfs, a volume, user 1000 and no capabilities has; /srv holds the server.
 CONTAINER = """
-mount --make-rprivate / && mount --bind "$HOST_VOLUME" /mnt && mount --bind "$HOST_SERVER" /srv &&
-mount -o remount,bind,ro / && mount -t tmpfs -o mode=1777 tmpfs /tmp && cd /tmp &&
+mount --make-rprivate / && mount --bind "$HOST_SERVER" /srv &&
+case "$HOST_PYTHON" in /root/*)  # where the other user could not go
+    mount --bind "$HOST_PYTHON" /media && mount -t tmpfs -o mode=755 tmpfs /root &&
+    mkdir -p "$HOST_PYTHON" && mount --bind /media "$HOST_PYTHON" ;;
+esac &&
+mount --bind "$HOST_VOLUME" /mnt && mount -o remount,bind,ro / && mount -t tmpfs -o mode=1777 tmpfs /tmp && cd /tmp &&
 exec setpriv --reuid=1000 --regid=1000 --clear-groups --no-new-privs --bounding-set=-all "$0" "$@"
 """
 OWNED = ("--model-repository", "--exit-timeout-secs")
@@ -44,17 +48,23 @@ def installation() -> TritonInstallation:
     return ensure_installation()
 
 
+def host(volume: Path, server: Path) -> dict[str, str]:
+    """Where the container's folders lie outside of it."""
+    return {"HOST_VOLUME": str(volume), "HOST_SERVER": str(server), "HOST_PYTHON": sys.base_prefix}
+
+
 @pytest.fixture
 def container(tmp_path_factory) -> list[str]:
     """The command that runs another one like a container; skips where mounts or the other user are not to be had."""
     command = ["unshare", "--mount", "sh", "-c", CONTAINER]
     empty = tmp_path_factory.mktemp("empty")
-    check = "import autogaze_backend, autogaze_export, numpy, onnxruntime; open('/tmp/x', 'w')"
-    environment = {**os.environ, "HOST_VOLUME": str(empty), "HOST_SERVER": str(empty)}
+    # Through a shell: what setpriv itself starts is still found with the old user's rights.
+    check = f"exec {sys.executable} -c 'import autogaze_backend, autogaze_export, onnxruntime'"
+    environment = {**os.environ, **host(empty, empty)}
     if shutil.which("unshare") is None or shutil.which("setpriv") is None:
         pytest.skip("unshare and setpriv (util-linux) are not installed")
     probe = subprocess.run(
-        [*command, sys.executable, "-c", check], capture_output=True, text=True, env=environment, check=False
+        [*command, "sh", "-c", check], capture_output=True, text=True, env=environment, check=False
     )
     if probe.returncode:
         pytest.skip(f"no read-only root and other user can be had here: {probe.stderr.strip()[-200:]}")
@@ -71,8 +81,7 @@ def started(
     arguments = [flag.replace(root, "/srv") for flag in flags[1:] if not flag.startswith(OWNED)]
     environment = server_environment(config, installation, require_supported_host())
     environment = {name: value.replace(root, "/srv") for name, value in environment.items()} | {
-        "HOST_VOLUME": str(volume),
-        "HOST_SERVER": root,
+        **host(volume, installation.root),
         "AUTOGAZE_VOLUME": "/mnt",
         "AUTOGAZE_CHECKPOINT": "open",
         "TRITONSERVER": str(installation.binary).replace(root, "/srv"),

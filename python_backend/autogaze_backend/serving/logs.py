@@ -94,7 +94,7 @@ def as_json_line(line: str, seconds: float) -> str:
         "logger": "tritonserver",
         "message": text,
     }
-    return json.dumps(fields, ensure_ascii=False)
+    return json.dumps(fields)
 
 
 def explain_failure(lines: Iterable[str], limit: int = 30) -> str:
