@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -14,6 +15,10 @@ from pathlib import Path
 
 import pytest
 from autogaze_client import GazeClient
+
+takes_longer = pytest.mark.skipif(
+    not os.environ.get("AUTOGAZE_TEST_DEPLOY"), reason="takes longer; make test-deploy runs it"
+)
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 

@@ -25,7 +25,7 @@ from autogaze_backend.serving.command import server_command, server_environment
 from autogaze_backend.serving.ports import ServerPorts, choose_ports
 from autogaze_client import GazeClient
 
-from deploy.deploy_helpers import DEPLOY
+from deploy.deploy_helpers import DEPLOY, takes_longer
 
 ENTRYPOINT = str(DEPLOY / "entrypoint.sh")
 BINARIES = str(Path(sys.executable).parent)
@@ -99,6 +99,7 @@ def started(
         process.wait()
 
 
+@takes_longer
 @pytest.mark.server
 def test_a_first_start_builds_and_a_second_finds_it(container, installation, tmp_path):
     volume = tmp_path / "volume"

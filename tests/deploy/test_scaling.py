@@ -16,7 +16,7 @@ from autogaze_client import AutoGazeGenerateOutput, GazeClient, ServerUnavailabl
 from autogaze_client._stream import StreamSession
 from goldens import clips
 
-from deploy.deploy_helpers import BALANCERS, requests_of
+from deploy.deploy_helpers import BALANCERS, requests_of, takes_longer
 
 pytestmark = pytest.mark.server
 
@@ -79,7 +79,7 @@ def pair(bundle) -> Iterator[Pair]:
         both.close()
 
 
-@pytest.fixture(params=sorted(BALANCERS))
+@pytest.fixture(params=["nginx", pytest.param("envoy", marks=takes_longer)])
 def balancer(request, pair, tmp_path) -> Iterator[str]:
     with BALANCERS[request.param](pair.urls, tmp_path) as url:
         yield url

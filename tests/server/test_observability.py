@@ -139,6 +139,7 @@ def test_the_page_counts_what_real_requests_did(client, watched):
     assert read("autogaze_stream_evictions_total", "autogaze_stream", reason="evicted") == 1
     with pytest.raises(StreamExpired):
         streams[0].push(frames(1)[0])
+    pushed.append(streams[0].push(frames(1)[0]))
     for stream in streams:
         stream.close()
 
@@ -159,7 +160,8 @@ def test_the_page_counts_what_real_requests_did(client, watched):
     assert read("autogaze_steps_total", "autogaze_generate", phase="step") >= 25
     assert read("autogaze_batch_rows_count", "autogaze_generate", phase="step") >= 25
     assert read("autogaze_slots_in_use", "autogaze_generate") == 0
-    assert eventually(lambda: read("autogaze_requests_total", "autogaze_stream", outcome="not_found") == 1)
+    assert eventually(lambda: read("autogaze_streams_open", "autogaze_stream") == 0)
+    assert read("autogaze_requests_total", "autogaze_stream", outcome="not_found") == 1
     assert read("autogaze_tokens_total", "autogaze_stream") == sum(
         int(result.tokens_per_frame.sum()) for result in pushed
     )

@@ -70,6 +70,17 @@ def test_promotion_and_rollback_change_two_files(tmp_path, bundles):
     assert (pinned(out, "autogaze"), policy(out, "autogaze_stream")) == (1, [1])
 
 
+def test_what_an_operator_set_stays(tmp_path, bundles):
+    out = write_repository(tmp_path / "repository", {1: bundles[1], 2: bundles[2]}, current=1)
+    for name in ("autogaze_generate", "autogaze_stream", "autogaze"):
+        config = out / name / "config.pbtxt"
+        config.write_text(config.read_text() + "\n# ours\n")
+    write_repository(out, {3: bundles[3]}, current=2)
+    for name in ("autogaze_generate", "autogaze_stream", "autogaze"):
+        assert (out / name / "config.pbtxt").read_text().endswith("# ours\n")
+    assert (pinned(out, "autogaze"), policy(out, "autogaze_generate")) == (2, [1, 2, 3])
+
+
 def test_a_version_joins_without_becoming_current_and_another_is_dropped(tmp_path, bundles):
     out = write_repository(tmp_path / "repository", {1: bundles[1], 2: bundles[2]})
     assert current_version(out) == 2, "the highest of a new repository"

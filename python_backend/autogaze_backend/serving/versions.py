@@ -34,7 +34,7 @@ def write_repository(
     drop: Iterable[int] = (),
     source: Path | None = None,
 ) -> Path:
-    """Writes or changes a repository of several checkpoints.
+    """Writes or changes a repository of several checkpoints; what was edited in its files stays.
 
     Clips reach the current version as ``autogaze`` and each version as ``autogaze_v<N>``. Streams without a
     version reach the highest of ``autogaze_stream``, which is the current one: newer versions are served to
@@ -155,14 +155,15 @@ def _models(source: Path, out: Path, versions: list[int], current: int) -> None:
     served = {_GENERATE: versions, _STREAM: [version for version in versions if version <= current]}
     for model, numbers in served.items():
         policy = f"version_policy {{ specific {{ versions: {numbers} }} }}"
-        _replace(out / model / "config.pbtxt", _once(_POLICY, policy, source / model / "config.pbtxt"))
+        own = out / model / "config.pbtxt"
+        _replace(own, _once(_POLICY, policy, own if own.is_file() else source / model / "config.pbtxt"))
 
 
 def _ensemble(source: Path, folder: Path, version: int) -> None:
     (folder / "1").mkdir(parents=True, exist_ok=True)
-    text = _once(_PINNED, rf"\g<1>{version}", source / _ENSEMBLE / "config.pbtxt")
-    text = _NAME.sub(f'name: "{folder.name}"', text, count=1)
-    _replace(folder / "config.pbtxt", text)
+    own = folder / "config.pbtxt"
+    text = _once(_PINNED, rf"\g<1>{version}", own if own.is_file() else source / _ENSEMBLE / "config.pbtxt")
+    _replace(own, _NAME.sub(f'name: "{folder.name}"', text, count=1))
 
 
 def _once(pattern: re.Pattern[str], replacement: str, path: Path) -> str:
