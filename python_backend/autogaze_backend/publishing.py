@@ -75,8 +75,8 @@ class TritonPublisher:
         if family is None:
             kind = kinds.GAUGE if sample.metric.kind is MetricKind.GAUGE else kinds.COUNTER
             family = kinds(name=sample.name, description=sample.metric.help, kind=kind)
-            self._families[sample.name] = _never_deleted(family)
-        return _never_deleted(family.Metric(labels={**self._labels, **dict(sample.labels)}))
+            self._families[sample.name] = never_deleted(family)
+        return never_deleted(family.Metric(labels={**self._labels, **dict(sample.labels)}))
 
     def _clear_gauges(self) -> None:
         for sample in self._meters.samples():
@@ -97,7 +97,10 @@ class TritonPublisher:
                 return
 
 
-def _never_deleted(handle: Any) -> Any:
-    """The handle, with a reference that nobody gives back, not even the interpreter's end."""
+def never_deleted(handle: Any) -> Any:
+    """A family or series, with a reference that nobody gives back, not even the interpreter's end.
+
+    For every handle that a model takes from Triton: see the top of this module.
+    """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
     return handle

@@ -107,7 +107,7 @@ def envoy(urls: list[str], folder: Path) -> Iterator[str]:
     text = re.sub(r"address: 0\.0\.0\.0, port_value: 8001", f"address: 127.0.0.1, port_value: {port}", text)
     config = folder / "envoy.yaml"
     config.write_text(text)
-    arguments = ["-c", str(config), "--use-dynamic-base-id", "--concurrency", "2", "-l", "warning"]
+    arguments = ["-c", str(config), "--disable-hot-restart", "--concurrency", "2", "-l", "warning"]
     with running([command, *arguments], port, folder / "log"):
         yield f"127.0.0.1:{port}"
 

@@ -190,7 +190,7 @@ def test_envoy_accepts_both(tmp_path):
     }.items():
         path = tmp_path / f"{name}.yaml"
         path.write_text(text)
-        check(command, "--mode", "validate", "--use-dynamic-base-id", "-l", "error", "-c", path)
+        check(command, "--mode", "validate", "--disable-hot-restart", "-l", "error", "-c", path)
 
 
 def test_nginx_starts_with_the_shipped_configuration(tmp_path):
