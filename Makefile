@@ -12,12 +12,13 @@ OUT ?= build/demo
 # The tools of a release: locks, licences, bill of materials.
 TOOLS := build/release-tools
 
-.PHONY: help setup setup-locked demo test check format bench clean lock licences sbom release-check
+.PHONY: help setup setup-locked demo test test-deploy check format bench clean lock licences sbom release-check
 
 help:
 	@echo "make demo    gaze at a real video through a real Triton server; writes $(OUT)"
 	@echo "             (VIDEO=file CHECKPOINT=folder-or-hub-id FRAMES=$(FRAMES) OUT=$(OUT))"
 	@echo "make test    the test suite, against the real server"
+	@echo "make test-deploy  deploy/: linters, several servers behind nginx and Envoy, the entrypoint (2 minutes)"
 	@echo "make check   lint, format and type checks"
 	@echo "make bench   benchmarks of this machine"
 	@echo "make setup   the development environment in $(VENV); setup-locked: with the locked versions"
@@ -55,6 +56,15 @@ demo: $(VENV)/.demo
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Needs Debian's nginx, shellcheck, prometheus and docker-compose; what is missing is skipped, with a reason.
+$(VENV)/.deploy: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,deploy]'
+	@touch $@
+
+test-deploy: $(VENV)/.deploy
+	AUTOGAZE_TEST_DEPLOY=1 $(BIN)/python -m pytest tests/deploy tests/server/test_observability.py \
+	  tests/server/test_served_versions.py $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,7 +33,7 @@ from autogaze_client._requests import (
     video_source,
 )
 from autogaze_client._stream import AsyncStreamSession
-from autogaze_client._transport import AsyncTransport
+from autogaze_client._transport import AsyncTransport, CallOptions, check_request_id, check_version
 from autogaze_client._wire import OUTPUTS, GazeOptions
 from autogaze_client.modes import AutoGazeInferenceMode
 from autogaze_client.result import GazeResult
@@ -55,6 +57,9 @@ class AsyncGazeClient:
         shared_memory: whether frames go through system shared memory instead of the wire; None = where the
             server is on this machine. Where the server cannot share it, the wire is used, and the reason is
             logged at debug level.
+        version: which of the server's checkpoints to ask, where it has several (``autogaze repository``): clips
+            go to the ensemble ``<model_name>_v<version>``, streams to that version of the stream model; None =
+            the server's current one.
         transport: replaces the gRPC connection; ``url``, ``tls``, ``headers`` and ``shared_memory`` are then
             unused.
 
@@ -76,11 +81,14 @@ class AsyncGazeClient:
         tls: TLSConfig | None = None,
         headers: Mapping[str, str] | None = None,
         shared_memory: bool | None = None,
+        version: int | None = None,
         transport: AsyncTransport | None = None,
     ) -> None:
         address = ServerAddress(check_url(url), tls, check_headers(headers), shared_memory)
         self.url = url
-        self.model_name = model_name
+        check_version(version)
+        self.model_name = model_name if version is None else f"{model_name}_v{version}"
+        self.version = version
         self.timeouts = timeouts or Timeouts()
         self._address = address
         self._given = transport
@@ -104,6 +112,8 @@ class AsyncGazeClient:
         in_flight: int | None = None,
         progress: bool = False,
         timeout: float | None = None,
+        priority: int | None = None,
+        request_id: str | None = None,
     ) -> GazeResult:
         """Chooses the patches that matter in a clip or video.
 
@@ -134,6 +144,10 @@ class AsyncGazeClient:
             in_flight: of a path: windows that are with the server at a time, which it can batch; None = 4.
             progress: of a path: draw a progress bar, where rich is installed.
             timeout: seconds a request may take; None = ``timeouts.request``.
+            priority: 1, 2 or 3: clips of a lower number leave the server's queue first; None = 2. A stream's
+                frames have none.
+            request_id: what the server's log and traces call the request; of a path, window n is
+                ``<request_id>-<n>``, from 0.
 
         Raises:
             InvalidInputError: an argument breaks its rule, or is of a path where none was given (before
@@ -154,6 +168,7 @@ class AsyncGazeClient:
             top_k,
         )
         check_seconds("timeout", timeout)
+        call = CallOptions(check_request_id(request_id), priority)
         if isinstance(frames, str | Path):
             video = video_source(
                 frames,
@@ -164,14 +179,15 @@ class AsyncGazeClient:
                 frame_stride=frame_stride,
                 as_stream=as_stream,
                 in_flight=in_flight,
+                priority=priority,
             )
             reader = await asyncio.to_thread(video.open)
-            windows = self._results(video, reader, options, progress, timeout)
+            windows = self._results(video, reader, options, progress, timeout, call)
             return GazeResult.concatenate([result async for result in windows])
         check_not_of_a_path(
             window_frames, start_frame, max_frames, frame_stride, as_stream, in_flight, progress
         )
-        return await self._send(single_request(frames, options), options, timeout)
+        return await self._send(single_request(frames, options), options, timeout, call)
 
     def iter_gaze(
         self,
@@ -192,6 +208,8 @@ class AsyncGazeClient:
         in_flight: int | None = None,
         progress: bool = False,
         timeout: float | None = None,
+        priority: int | None = None,
+        request_id: str | None = None,
     ) -> AsyncIterator[GazeResult]:
         """Yields one result a window of a video, in order, as they finish; memory stays bounded.
 
@@ -208,6 +226,7 @@ class AsyncGazeClient:
             top_k,
         )
         check_seconds("timeout", timeout)
+        call = CallOptions(check_request_id(request_id), priority)
         video = video_source(
             path,
             options,
@@ -217,8 +236,9 @@ class AsyncGazeClient:
             frame_stride=frame_stride,
             as_stream=as_stream,
             in_flight=in_flight,
+            priority=priority,
         )
-        return self._results(video, video.open(), options, progress, timeout)
+        return self._results(video, video.open(), options, progress, timeout, call)
 
     def stream(
         self,
@@ -229,6 +249,7 @@ class AsyncGazeClient:
         top_k: int | None = None,
         restart: bool = False,
         timeout: float | None = None,
+        request_id: str | None = None,
         model_name: str = STREAM_MODEL,
     ) -> AsyncStreamSession:
         """Opens a stream, a context manager: ``async with client.stream() as stream`` and one push a frame.
@@ -243,6 +264,7 @@ class AsyncGazeClient:
             top_k: likewise.
             restart: start a forgotten stream anew instead of raising ``StreamExpired``.
             timeout: seconds a frame may take; None = ``timeouts.request``.
+            request_id: what the server's log and traces call the frames: ``<request_id>-<n>``, n from 0.
             model_name: the server's stream model.
 
         Raises:
@@ -256,7 +278,10 @@ class AsyncGazeClient:
         )
         check_seconds("timeout", timeout)
         seconds = self.timeouts.request if timeout is None else timeout
-        return AsyncStreamSession(self._transport, model_name, options, restart=restart, timeout=seconds)
+        call = CallOptions(check_request_id(request_id), version=self.version)
+        return AsyncStreamSession(
+            self._transport, model_name, options, restart=restart, timeout=seconds, call=call
+        )
 
     async def is_ready(self) -> bool:
         """Whether the server answers and the model is loaded; False where nothing listens.
@@ -308,11 +333,13 @@ class AsyncGazeClient:
     ) -> None:
         await self.close()
 
-    async def _send(self, request: Request, options: GazeOptions, timeout: float | None) -> GazeResult:
+    async def _send(
+        self, request: Request, options: GazeOptions, timeout: float | None, call: CallOptions
+    ) -> GazeResult:
         started = time.perf_counter()
         seconds = self.timeouts.request if timeout is None else timeout
         try:
-            outputs = await self._transport.infer(self.model_name, request.inputs, OUTPUTS, seconds)
+            outputs = await self._transport.infer(self.model_name, request.inputs, OUTPUTS, seconds, call)
             return finish(outputs, request, options, (time.perf_counter() - started) * 1e3)
         except AutoGazeError as error:
             raise in_context(error, request) from error
@@ -330,11 +357,15 @@ class AsyncGazeClient:
         options: GazeOptions,
         progress: bool,
         timeout: float | None,
+        call: CallOptions,
     ) -> AsyncIterator[GazeResult]:
         if not video.as_stream:
-            return self._windows(video, reader, options, progress, timeout)
+            return self._windows(video, reader, options, progress, timeout, call)
         seconds = self.timeouts.request if timeout is None else timeout
-        session = AsyncStreamSession(self._transport, STREAM_MODEL, options, restart=False, timeout=seconds)
+        streamed = replace(call, version=self.version)
+        session = AsyncStreamSession(
+            self._transport, STREAM_MODEL, options, restart=False, timeout=seconds, call=streamed
+        )
         return self._streamed(video, reader, session, progress)
 
     async def _streamed(
@@ -365,8 +396,10 @@ class AsyncGazeClient:
         options: GazeOptions,
         progress: bool,
         timeout: float | None,
+        call: CallOptions,
     ) -> AsyncIterator[GazeResult]:
         requests = video.requests(reader, options)
+        windows = count()
         pending: deque[asyncio.Task[GazeResult]] = deque()
         failure: AutoGazeError | None = None
         try:
@@ -384,7 +417,9 @@ class AsyncGazeClient:
                         pending.popleft()
                         advance(result.source_size.frames)
                         yield result
-                    pending.append(asyncio.create_task(self._send(request, options, timeout)))
+                    pending.append(
+                        asyncio.create_task(self._send(request, options, timeout, call.part(next(windows))))
+                    )
                 while pending:
                     result = await pending[0]
                     pending.popleft()

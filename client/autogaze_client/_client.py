@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +32,7 @@ from autogaze_client._requests import (
     video_source,
 )
 from autogaze_client._stream import StreamSession
-from autogaze_client._transport import Transport
+from autogaze_client._transport import CallOptions, Transport, check_request_id, check_version
 from autogaze_client._wire import OUTPUTS, GazeOptions
 from autogaze_client.modes import AutoGazeInferenceMode
 from autogaze_client.result import GazeResult
@@ -54,6 +56,9 @@ class GazeClient:
         shared_memory: whether frames go through system shared memory instead of the wire; None = where the
             server is on this machine. Where the server cannot share it, the wire is used, and the reason is
             logged at debug level.
+        version: which of the server's checkpoints to ask, where it has several (``autogaze repository``): clips
+            go to the ensemble ``<model_name>_v<version>``, streams to that version of the stream model; None =
+            the server's current one.
         transport: replaces the gRPC connection; ``url``, ``tls``, ``headers`` and ``shared_memory`` are then
             unused.
 
@@ -75,11 +80,14 @@ class GazeClient:
         tls: TLSConfig | None = None,
         headers: Mapping[str, str] | None = None,
         shared_memory: bool | None = None,
+        version: int | None = None,
         transport: Transport | None = None,
     ) -> None:
         address = ServerAddress(check_url(url), tls, check_headers(headers), shared_memory)
         self.url = url
-        self.model_name = model_name
+        check_version(version)
+        self.model_name = model_name if version is None else f"{model_name}_v{version}"
+        self.version = version
         self.timeouts = timeouts or Timeouts()
         self._transport = transport or GrpcTransport(address)
 
@@ -102,6 +110,8 @@ class GazeClient:
         in_flight: int | None = None,
         progress: bool = False,
         timeout: float | None = None,
+        priority: int | None = None,
+        request_id: str | None = None,
     ) -> GazeResult:
         """Chooses the patches that matter in a clip or video.
 
@@ -132,6 +142,10 @@ class GazeClient:
             in_flight: of a path: windows that are with the server at a time, which it can batch; None = 4.
             progress: of a path: draw a progress bar, where rich is installed.
             timeout: seconds a request may take; None = ``timeouts.request``.
+            priority: 1, 2 or 3: clips of a lower number leave the server's queue first; None = 2. A stream's
+                frames have none.
+            request_id: what the server's log and traces call the request; of a path, window n is
+                ``<request_id>-<n>``, from 0.
 
         Raises:
             InvalidInputError: an argument breaks its rule, or is of a path where none was given (before
@@ -152,6 +166,7 @@ class GazeClient:
             top_k,
         )
         check_seconds("timeout", timeout)
+        call = CallOptions(check_request_id(request_id), priority)
         if isinstance(frames, str | Path):
             video = video_source(
                 frames,
@@ -162,14 +177,15 @@ class GazeClient:
                 frame_stride=frame_stride,
                 as_stream=as_stream,
                 in_flight=in_flight,
+                priority=priority,
             )
             return GazeResult.concatenate(
-                list(self._results(video, video.open(), options, progress, timeout))
+                list(self._results(video, video.open(), options, progress, timeout, call))
             )
         check_not_of_a_path(
             window_frames, start_frame, max_frames, frame_stride, as_stream, in_flight, progress
         )
-        return self._send(single_request(frames, options), options, timeout)
+        return self._send(single_request(frames, options), options, timeout, call)
 
     def iter_gaze(
         self,
@@ -190,6 +206,8 @@ class GazeClient:
         in_flight: int | None = None,
         progress: bool = False,
         timeout: float | None = None,
+        priority: int | None = None,
+        request_id: str | None = None,
     ) -> Iterator[GazeResult]:
         """Yields one result a window of a video, in order, as they finish; memory stays bounded.
 
@@ -206,6 +224,7 @@ class GazeClient:
             top_k,
         )
         check_seconds("timeout", timeout)
+        call = CallOptions(check_request_id(request_id), priority)
         video = video_source(
             path,
             options,
@@ -215,8 +234,9 @@ class GazeClient:
             frame_stride=frame_stride,
             as_stream=as_stream,
             in_flight=in_flight,
+            priority=priority,
         )
-        return self._results(video, video.open(), options, progress, timeout)
+        return self._results(video, video.open(), options, progress, timeout, call)
 
     def stream(
         self,
@@ -227,6 +247,7 @@ class GazeClient:
         top_k: int | None = None,
         restart: bool = False,
         timeout: float | None = None,
+        request_id: str | None = None,
         model_name: str = STREAM_MODEL,
     ) -> StreamSession:
         """Opens a stream, a context manager: ``with client.stream() as stream`` and one push a frame.
@@ -241,6 +262,7 @@ class GazeClient:
             top_k: likewise.
             restart: start a forgotten stream anew instead of raising ``StreamExpired``.
             timeout: seconds a frame may take; None = ``timeouts.request``.
+            request_id: what the server's log and traces call the frames: ``<request_id>-<n>``, n from 0.
             model_name: the server's stream model.
 
         Raises:
@@ -254,7 +276,10 @@ class GazeClient:
         )
         check_seconds("timeout", timeout)
         seconds = self.timeouts.request if timeout is None else timeout
-        return StreamSession(self._transport, model_name, options, restart=restart, timeout=seconds)
+        call = CallOptions(check_request_id(request_id), version=self.version)
+        return StreamSession(
+            self._transport, model_name, options, restart=restart, timeout=seconds, call=call
+        )
 
     def is_ready(self) -> bool:
         """Whether the server answers and the model is loaded; False where nothing listens.
@@ -304,11 +329,13 @@ class GazeClient:
     ) -> None:
         self.close()
 
-    def _send(self, request: Request, options: GazeOptions, timeout: float | None) -> GazeResult:
+    def _send(
+        self, request: Request, options: GazeOptions, timeout: float | None, call: CallOptions
+    ) -> GazeResult:
         started = time.perf_counter()
         seconds = self.timeouts.request if timeout is None else timeout
         try:
-            outputs = self._transport.infer(self.model_name, request.inputs, OUTPUTS, seconds)
+            outputs = self._transport.infer(self.model_name, request.inputs, OUTPUTS, seconds, call)
             return finish(outputs, request, options, (time.perf_counter() - started) * 1e3)
         except AutoGazeError as error:
             raise in_context(error, request) from error
@@ -320,11 +347,15 @@ class GazeClient:
         options: GazeOptions,
         progress: bool,
         timeout: float | None,
+        call: CallOptions,
     ) -> Iterator[GazeResult]:
         if not video.as_stream:
-            return self._windows(video, reader, options, progress, timeout)
+            return self._windows(video, reader, options, progress, timeout, call)
         seconds = self.timeouts.request if timeout is None else timeout
-        session = StreamSession(self._transport, STREAM_MODEL, options, restart=False, timeout=seconds)
+        streamed = replace(call, version=self.version)
+        session = StreamSession(
+            self._transport, STREAM_MODEL, options, restart=False, timeout=seconds, call=streamed
+        )
         return self._streamed(video, reader, session, progress)
 
     def _streamed(
@@ -352,8 +383,10 @@ class GazeClient:
         options: GazeOptions,
         progress: bool,
         timeout: float | None,
+        call: CallOptions,
     ) -> Iterator[GazeResult]:
         requests = video.requests(reader, options)
+        windows = count()
         pending: deque[Future[GazeResult]] = deque()
         failure: AutoGazeError | None = None
         pool = ThreadPoolExecutor(video.in_flight, thread_name_prefix="autogaze")
@@ -371,7 +404,9 @@ class GazeClient:
                         result = pending.popleft().result()
                         advance(result.source_size.frames)
                         yield result
-                    pending.append(pool.submit(self._send, request, options, timeout))
+                    pending.append(
+                        pool.submit(self._send, request, options, timeout, call.part(next(windows)))
+                    )
                 while pending:
                     result = pending.popleft().result()
                     advance(result.source_size.frames)

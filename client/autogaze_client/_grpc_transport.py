@@ -22,7 +22,7 @@ from autogaze_client._grpc_messages import (
     translate_error,
 )
 from autogaze_client._shared_memory import RegionPool, SharedRegion, stale_regions
-from autogaze_client._transport import SequenceStep
+from autogaze_client._transport import CallOptions
 from autogaze_client._wire import Inputs, Tensors
 from autogaze_client.statistics import ModelStatistics
 
@@ -46,7 +46,7 @@ class GrpcTransport:
         inputs: Inputs,
         outputs: Iterable[str],
         timeout: float | None,
-        sequence: SequenceStep | None = None,
+        call: CallOptions | None = None,
     ) -> Tensors:
         """Runs one request.
 
@@ -56,19 +56,19 @@ class GrpcTransport:
         names = list(outputs)
         try:
             try:
-                result = self._send(model, inputs, names, timeout, sequence)
+                result = self._send(model, inputs, names, timeout, call)
             except InferenceServerException as error:
                 if not (self._memory.enabled and lost_regions(error)):
                     raise
                 # A restarted server knows no region: tell it again once, then go back to the wire.
                 self._memory.forget_registrations()
                 try:
-                    result = self._send(model, inputs, names, timeout, sequence)
+                    result = self._send(model, inputs, names, timeout, call)
                 except InferenceServerException as again:
                     if not lost_regions(again):
                         raise
                     self._memory.disable(again)
-                    result = self._send(model, inputs, names, timeout, sequence)
+                    result = self._send(model, inputs, names, timeout, call)
         except InferenceServerException as error:
             raise translate_error(error, self._address.url) from error
         return read_response(result, names)
@@ -79,7 +79,7 @@ class GrpcTransport:
         inputs: Inputs,
         names: list[str],
         timeout: float | None,
-        sequence: SequenceStep | None,
+        call: CallOptions | None,
     ) -> Any:
         shared = self._share(inputs)
         try:
@@ -88,8 +88,8 @@ class GrpcTransport:
                 request_inputs(inputs, {name: region for name, (_, region) in shared.items()}),
                 outputs=[triton.InferRequestedOutput(name) for name in names],
                 client_timeout=timeout,
-                headers=self._headers,
-                **(sequence.request_options() if sequence else {}),
+                headers={**self._headers, **call.headers()} if call else self._headers,
+                **(call.request_options() if call else {}),
             )
         finally:
             self._memory.give_back(shared.values())
@@ -182,7 +182,7 @@ class AsyncGrpcTransport:
         inputs: Inputs,
         outputs: Iterable[str],
         timeout: float | None,
-        sequence: SequenceStep | None = None,
+        call: CallOptions | None = None,
     ) -> Tensors:
         """Runs one request.
 
@@ -192,19 +192,19 @@ class AsyncGrpcTransport:
         names = list(outputs)
         try:
             try:
-                result = await self._send(model, inputs, names, timeout, sequence)
+                result = await self._send(model, inputs, names, timeout, call)
             except InferenceServerException as error:
                 if not (self._memory.enabled and lost_regions(error)):
                     raise
                 # A restarted server knows no region: tell it again once, then go back to the wire.
                 self._memory.forget_registrations()
                 try:
-                    result = await self._send(model, inputs, names, timeout, sequence)
+                    result = await self._send(model, inputs, names, timeout, call)
                 except InferenceServerException as again:
                     if not lost_regions(again):
                         raise
                     self._memory.disable(again)
-                    result = await self._send(model, inputs, names, timeout, sequence)
+                    result = await self._send(model, inputs, names, timeout, call)
         except InferenceServerException as error:
             raise translate_error(error, self._address.url) from error
         return read_response(result, names)
@@ -215,7 +215,7 @@ class AsyncGrpcTransport:
         inputs: Inputs,
         names: list[str],
         timeout: float | None,
-        sequence: SequenceStep | None,
+        call: CallOptions | None,
     ) -> Any:
         shared = await self._share(inputs)
         try:
@@ -224,8 +224,8 @@ class AsyncGrpcTransport:
                 request_inputs(inputs, {name: region for name, (_, region) in shared.items()}),
                 outputs=[triton.InferRequestedOutput(name) for name in names],
                 client_timeout=timeout,
-                headers=self._headers,
-                **(sequence.request_options() if sequence else {}),
+                headers={**self._headers, **call.headers()} if call else self._headers,
+                **(call.request_options() if call else {}),
             )
         finally:
             self._memory.give_back(shared.values())

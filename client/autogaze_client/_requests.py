@@ -259,6 +259,7 @@ def video_source(
     frame_stride: int,
     as_stream: bool,
     in_flight: int | None,
+    priority: int | None = None,
 ) -> VideoSource:
     """The windows of the video at ``path``, or its frames as a stream.
 
@@ -271,6 +272,11 @@ def video_source(
             "bytes to gaze()"
         )
     if as_stream:
+        if priority is not None:
+            raise InvalidInputError(
+                f"priority is {priority}, but the frames of streams are served in the order in which they come; "
+                "leave it out"
+            )
         if in_flight is not None:
             raise InvalidInputError(
                 f"in_flight is {in_flight}, but the frames of a stream depend on each other and go one at a time; "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from autogaze_client._device_arrays import DeviceArray, as_frames
 from autogaze_client._errors import AutoGazeError, InvalidInputError, StreamExpired
 from autogaze_client._requests import DeviceFrames
-from autogaze_client._transport import AsyncTransport, SequenceStep, Transport
+from autogaze_client._transport import AsyncTransport, CallOptions, SequenceStep, Transport
 from autogaze_client._wire import OUTPUTS, GazeOptions, Inputs, Tensors, decode_result, frame_tensors
 from autogaze_client.modes import AutoGazeInferenceMode
 from autogaze_client.result import GazeResult, GazeTimings
@@ -26,7 +26,7 @@ _MODE = AutoGazeInferenceMode.RESIZE_TO_MODEL_INPUT
 class _Conversation:
     """What both sessions share: which request comes next, and what an answer means."""
 
-    def __init__(self, options: GazeOptions, restart: bool) -> None:
+    def __init__(self, options: GazeOptions, restart: bool, call: CallOptions) -> None:
         if options.inference_mode is not _MODE or options.target_scales is not None:
             raise InvalidInputError(
                 "a stream runs in the resize mode without target scales; gaze at clips for others"
@@ -38,10 +38,12 @@ class _Conversation:
         self.id = secrets.randbelow(2**63 - 1) + 1
         self.started = False
         self.closed = False
+        self._call = call
+        self._frames = 0
 
     def request(
         self, frame: object, ratio: float | None, requirement: float | None, tokens: int | None
-    ) -> tuple[Inputs, SequenceStep]:
+    ) -> tuple[Inputs, CallOptions]:
         if self.closed:
             raise InvalidInputError("the stream is closed; open a new one with client.stream()")
         options = self.options
@@ -52,27 +54,31 @@ class _Conversation:
                 task_loss_requirement=requirement,
                 max_gaze_tokens_each_frame=tokens,
             )
-        return frame_tensors(_frame(frame), options), SequenceStep(self.id, start=not self.started)
+        tensors = frame_tensors(_frame(frame), options)
+        call = replace(self._call.part(self._frames), sequence=SequenceStep(self.id, start=not self.started))
+        self._frames += 1
+        return tensors, call
 
-    def must_restart(self, error: StreamExpired) -> None:
-        """Prepares a new start, or raises where the caller did not ask for that."""
+    def restarted(self, call: CallOptions, error: StreamExpired) -> CallOptions:
+        """The same request as the first of a new stream; raises where the caller did not ask for that."""
         self.started = False
         if not self.restart:
             raise error
         self.restarts += 1
+        return replace(call, sequence=SequenceStep(self.id, start=True))
 
     def finish(self, outputs: Tensors, started: float) -> GazeResult:
         self.started = True
         request_ms = (time.perf_counter() - started) * 1e3
         return decode_result(outputs, _MODE, GazeTimings(request_ms=request_ms))
 
-    def farewell(self) -> tuple[Inputs, SequenceStep] | None:
+    def farewell(self) -> tuple[Inputs, CallOptions] | None:
         """The request that ends the stream: no frame, only the flag; None where nothing was started."""
         started, self.closed = self.started and not self.closed, True
         if not started:
             return None
         empty = frame_tensors(np.zeros((0, 0, 3), np.uint8), self.options, empty=True)
-        return empty, SequenceStep(self.id, end=True)
+        return empty, replace(self._call.part("end"), sequence=SequenceStep(self.id, end=True))
 
 
 def _frame(frame: object) -> NDArray[np.uint8] | DeviceArray:
@@ -94,10 +100,17 @@ class StreamSession:
     """
 
     def __init__(
-        self, transport: Transport, model: str, options: GazeOptions, *, restart: bool, timeout: float | None
+        self,
+        transport: Transport,
+        model: str,
+        options: GazeOptions,
+        *,
+        restart: bool,
+        timeout: float | None,
+        call: CallOptions | None = None,
     ) -> None:
         self._transport, self._model, self._timeout = transport, model, timeout
-        self._conversation = _Conversation(options, restart)
+        self._conversation = _Conversation(options, restart, call or CallOptions())
 
     @property
     def id(self) -> int:
@@ -131,13 +144,12 @@ class StreamSession:
         """
         talk = self._conversation
         started = time.perf_counter()
-        inputs, step = talk.request(frame, gazing_ratio, task_loss_requirement, max_gaze_tokens_each_frame)
+        inputs, call = talk.request(frame, gazing_ratio, task_loss_requirement, max_gaze_tokens_each_frame)
         try:
-            outputs = self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, step)
+            outputs = self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, call)
         except StreamExpired as error:
-            talk.must_restart(error)
-            step = replace(step, start=True)
-            outputs = self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, step)
+            call = talk.restarted(call, error)
+            outputs = self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, call)
         return talk.finish(outputs, started)
 
     def close(self) -> None:
@@ -170,9 +182,10 @@ class AsyncStreamSession:
         *,
         restart: bool,
         timeout: float | None,
+        call: CallOptions | None = None,
     ) -> None:
         self._transport, self._model, self._timeout = transport, model, timeout
-        self._conversation = _Conversation(options, restart)
+        self._conversation = _Conversation(options, restart, call or CallOptions())
 
     @property
     def id(self) -> int:
@@ -195,13 +208,12 @@ class AsyncStreamSession:
         """Chooses the tokens of the next frame; see ``StreamSession.push``."""
         talk = self._conversation
         started = time.perf_counter()
-        inputs, step = talk.request(frame, gazing_ratio, task_loss_requirement, max_gaze_tokens_each_frame)
+        inputs, call = talk.request(frame, gazing_ratio, task_loss_requirement, max_gaze_tokens_each_frame)
         try:
-            outputs = await self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, step)
+            outputs = await self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, call)
         except StreamExpired as error:
-            talk.must_restart(error)
-            step = replace(step, start=True)
-            outputs = await self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, step)
+            call = talk.restarted(call, error)
+            outputs = await self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, call)
         return talk.finish(outputs, started)
 
     async def close(self) -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +22,10 @@ from autogaze_client._errors import (
 )
 from numpy.typing import NDArray
 
+from autogaze_backend.observing import Finish, Observer
+
 Array = NDArray[Any]
 Tensors = dict[str, Array]
-
-_LOG = logging.getLogger("autogaze")
 
 
 def error_code(error: BaseException) -> str:
@@ -79,7 +78,10 @@ def read_request(request: Any) -> Tensors:
 
 
 def serve(
-    pb_utils: Any, requests: Sequence[Any], run: Callable[[list[Tensors]], Sequence[Tensors | Exception]]
+    pb_utils: Any,
+    requests: Sequence[Any],
+    run: Callable[[list[Tensors]], Sequence[Tensors | Exception]],
+    observer: Observer,
 ) -> list[Any]:
     """Answers a batch of requests, each on its own: one that fails does not touch the others.
 
@@ -87,7 +89,9 @@ def serve(
         pb_utils: the server's ``triton_python_backend_utils``.
         requests: of ``execute``.
         run: from the requests' tensors to each one's outputs or exception, in order.
+        observer: told of each request and how it ended.
     """
+    finish = [observer.begin(request) for request in requests]
     parsed: list[Tensors | Exception] = [guard(read_request, request) for request in requests]
     good = [item for item in parsed if not isinstance(item, Exception)]
     try:
@@ -95,13 +99,15 @@ def serve(
     except Exception as error:
         answers = iter([error] * len(good))
     results = [item if isinstance(item, Exception) else next(answers) for item in parsed]
+    for told, result in zip(finish, results, strict=True):
+        told(result)
     return [_respond(pb_utils, result) for result in results]
 
 
 Submit = Callable[[Tensors, Callable[[Tensors | Exception], None], Callable[[], bool]], None]
 
 
-def serve_as_finished(pb_utils: Any, requests: Sequence[Any], submit: Submit) -> None:
+def serve_as_finished(pb_utils: Any, requests: Sequence[Any], submit: Submit, observer: Observer) -> None:
     """Hands each request on; it is answered when it is finished, which may be after ``execute`` has returned.
 
     Args:
@@ -109,9 +115,10 @@ def serve_as_finished(pb_utils: Any, requests: Sequence[Any], submit: Submit) ->
         requests: of ``execute``, which must then return None.
         submit: takes a request's tensors, the function that answers it, which it must call once from any
             thread, and a function that tells whether the caller has gone.
+        observer: told of each request and how it ended.
     """
     for request in requests:
-        answer = _Answer(pb_utils, request)
+        answer = _Answer(pb_utils, request, observer.begin(request))
         try:
             submit(read_request(request), answer, request.is_cancelled)
         except Exception as error:
@@ -121,7 +128,8 @@ def serve_as_finished(pb_utils: Any, requests: Sequence[Any], submit: Submit) ->
 class _Answer:
     """Answers one request, once."""
 
-    def __init__(self, pb_utils: Any, request: Any) -> None:
+    def __init__(self, pb_utils: Any, request: Any, finish: Finish) -> None:
+        self._finish = finish
         self._pb_utils, self._sender = pb_utils, request.get_response_sender()
         # Triton keeps a request's tensors while the request lives.
         self._request: Any = request
@@ -130,6 +138,7 @@ class _Answer:
         if self._request is None:
             raise RuntimeError("a request was answered twice")
         self._request = None
+        self._finish(result)
         self._sender.send(
             _respond(self._pb_utils, result), flags=self._pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
         )
@@ -150,10 +159,6 @@ def guard(run: Callable[[Any], Tensors], item: Any) -> Tensors | Exception:
 
 def _respond(pb_utils: Any, result: Tensors | Exception) -> Any:
     if isinstance(result, Exception):
-        if isinstance(result, RequestCancelledError):
-            _LOG.warning("%s", result)  # nobody reads the answer, so the log is the only trace
-        elif not isinstance(result, AutoGazeError):
-            _LOG.error("a request failed", exc_info=result)
         code = getattr(pb_utils.TritonError, error_code(result))
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(error_message(result), code))
     tensors = [pb_utils.Tensor(name, np.ascontiguousarray(array[None])) for name, array in result.items()]

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from autogaze_backend.triton import find_bundle, one_by_one, serve, serve_as_finished
+from autogaze_backend import triton
+from autogaze_backend.metrics import Meters
+from autogaze_backend.observing import Observer
+from autogaze_backend.triton import find_bundle, one_by_one
 from autogaze_client import (
     DeadlineExceededError,
     InferenceError,
@@ -62,10 +65,18 @@ class PbUtils:
 class Request:
     tensors: dict[str, np.ndarray]
     gone: bool = False
+    label: str = ""
+    correlation: int = 0
     sent: list[Response] = field(default_factory=list)
 
     def inputs(self) -> list[Tensor]:
         return [Tensor(name, array) for name, array in self.tensors.items()]
+
+    def request_id(self) -> str:
+        return self.label
+
+    def correlation_id(self) -> int:
+        return self.correlation
 
     def is_cancelled(self) -> bool:
         return self.gone
@@ -79,6 +90,18 @@ class Request:
                 request.sent.append(response)
 
         return Sender()
+
+
+def observer() -> Observer:
+    return Observer("model", "1", Meters())
+
+
+def serve(pb_utils, requests, run):
+    return triton.serve(pb_utils, requests, run, observer())
+
+
+def serve_as_finished(pb_utils, requests, submit):
+    triton.serve_as_finished(pb_utils, requests, submit, observer())
 
 
 def number(value: int) -> Request:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from autogaze_client import InferenceError, ModelStatistics, layouts_from_grids
+from autogaze_client._transport import CallOptions
 from autogaze_client.generated import AutoGazeGenerateOutput
 
 GRIDS = (2, 4, 7, 14)
@@ -71,6 +72,7 @@ class FakeServer:
     def __init__(self) -> None:
         self.requests: list[dict[str, np.ndarray]] = []
         self.timeouts: list[float | None] = []
+        self.calls: list[CallOptions | None] = []
         self.fail_if = lambda inputs: False
         self.ready_after = 0
         self.closed = False
@@ -81,9 +83,10 @@ class FakeServer:
         self.delay_s = 0.02
         self._lock = threading.Condition()
 
-    def infer(self, model, inputs, outputs: Iterable[str], timeout: float | None):
+    def infer(self, model, inputs, outputs: Iterable[str], timeout: float | None, call=None):
         with self._lock:
             self.requests.append(dict(inputs))
+            self.calls.append(call)
             self.timeouts.append(timeout)
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -114,8 +117,8 @@ class FakeServer:
 class AsyncFakeServer(FakeServer):
     """The same for the asyncio client."""
 
-    async def infer(self, model, inputs, outputs, timeout):
-        return await asyncio.to_thread(super().infer, model, inputs, outputs, timeout)
+    async def infer(self, model, inputs, outputs, timeout, call=None):
+        return await asyncio.to_thread(super().infer, model, inputs, outputs, timeout, call)
 
     async def is_model_ready(self, model, timeout):
         return super().is_model_ready(model, timeout)

@@ -31,9 +31,10 @@ class StreamServer(FakeServer):
         super().__init__()
         self.steps = []
 
-    def infer(self, model, inputs, outputs, timeout, sequence=None):
+    def infer(self, model, inputs, outputs, timeout, call=None):
+        sequence = call.sequence if call else None
         if sequence is None:
-            return super().infer(model, inputs, outputs, timeout)
+            return super().infer(model, inputs, outputs, timeout, call)
         self.steps.append((model, sequence, inputs["FRAME"].shape))
         self.requests.append(inputs)
         if self.fail_if(inputs):
@@ -49,8 +50,8 @@ class AsyncStreamServer(AsyncFakeServer):
         super().__init__()
         self.twin = StreamServer()
 
-    async def infer(self, model, inputs, outputs, timeout, sequence=None):
-        return self.twin.infer(model, inputs, outputs, timeout, sequence)
+    async def infer(self, model, inputs, outputs, timeout, call=None):
+        return self.twin.infer(model, inputs, outputs, timeout, call)
 
 
 @pytest.fixture

@@ -4,16 +4,20 @@ import triton_python_backend_utils as pb_utils
 from autogaze_backend.clip_service import ClipLimits, ClipService
 from autogaze_backend.limits import read_limits
 from autogaze_backend.model import GazeModel
+from autogaze_backend.observing import Observer
 from autogaze_backend.triton import find_bundle, model_parameters, serve_as_finished
 
 
 class TritonPythonModel:
     def initialize(self, args):
+        self._observer = Observer.for_model(pb_utils, args)
         limits = read_limits(ClipLimits, model_parameters(args))
-        self._service = ClipService(GazeModel.load(find_bundle(args)), limits)
+        model = self._observer.metered(GazeModel.load(find_bundle(args)))
+        self._service = ClipService(model, limits)
 
     def execute(self, requests):
-        serve_as_finished(pb_utils, requests, self._service.submit)
+        serve_as_finished(pb_utils, requests, self._service.submit, self._observer)
 
     def finalize(self):
         self._service.close()
+        self._observer.close()

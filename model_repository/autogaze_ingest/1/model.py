@@ -2,13 +2,18 @@
 
 import triton_python_backend_utils as pb_utils
 from autogaze_backend.ingest import IngestLimits, ingest
+from autogaze_backend.observing import Observer
 from autogaze_backend.triton import model_parameters, one_by_one, serve
 
 
 class TritonPythonModel:
     def initialize(self, args):
+        self._observer = Observer.for_model(pb_utils, args, stage="ingest")
         limits = IngestLimits.from_parameters(model_parameters(args))
         self._run = one_by_one(lambda tensors: ingest(tensors, limits))
 
     def execute(self, requests):
-        return serve(pb_utils, requests, self._run)
+        return serve(pb_utils, requests, self._run, self._observer)
+
+    def finalize(self):
+        self._observer.close()

@@ -3,7 +3,9 @@
 import triton_python_backend_utils as pb_utils
 from autogaze_backend.ingest import IngestLimits
 from autogaze_backend.limits import read_limits
+from autogaze_backend.metering import count_streams
 from autogaze_backend.model import GazeModel
+from autogaze_backend.observing import Observer
 from autogaze_backend.stream_pool import StreamLimits
 from autogaze_backend.stream_service import StreamService
 from autogaze_backend.triton import find_bundle, model_parameters, serve
@@ -12,16 +14,19 @@ from autogaze_backend.triton import find_bundle, model_parameters, serve
 class TritonPythonModel:
     def initialize(self, args):
         parameters = model_parameters(args)
-        model = GazeModel.load(find_bundle(args))
+        self._observer = Observer.for_model(pb_utils, args)
+        model = self._observer.metered(GazeModel.load(find_bundle(args)))
         model.warm_up()
         self._service = StreamService(
             model,
             read_limits(StreamLimits, parameters),
             IngestLimits.from_parameters(parameters),
         )
+        count_streams(self._service.pool, self._observer.meters)
 
     def execute(self, requests):
-        return serve(pb_utils, requests, self._service.run)
+        return serve(pb_utils, requests, self._service.run, self._observer)
 
     def finalize(self):
         self._service.close()
+        self._observer.close()

@@ -111,4 +111,9 @@ def _say(text: str) -> None:
 
 
 def _show_log(line: str) -> None:
+    from autogaze_backend.logs import LogFormat
+    from autogaze_backend.serving.logs import as_json_line
+
+    if LogFormat.from_environment() is LogFormat.JSON and line.strip():
+        line = as_json_line(line, time.time())
     print(line, file=sys.stderr, flush=True)

@@ -10,7 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import IO
 
-__all__ = ["LogPump", "explain_failure", "log_to_logger"]
+from autogaze_backend.logs import json_time
+
+__all__ = ["LogPump", "as_json_line", "explain_failure", "log_to_logger"]
 
 _KEPT_LINES = 500
 _PREFIX = re.compile(r"^([IWEFV])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ (?:\S+\] )?(.*)$")
@@ -70,6 +72,29 @@ class LogPump:
                     if not failed:
                         _logger.exception("the log callback failed on: %s", line)
                     failed = True
+
+
+def as_json_line(line: str, seconds: float) -> str:
+    """A line of the server's log as one JSON object; one that is JSON already, as the models', stays as it is.
+
+    Args:
+        line: as the server wrote it.
+        seconds: when it came, since 1970.
+    """
+    if line.startswith("{"):
+        try:
+            json.loads(line)
+            return line
+        except ValueError:
+            pass
+    level, text = _parse(line)
+    fields = {
+        "time": json_time(seconds),
+        "level": logging.getLevelName(_LEVELS.get(level, logging.INFO)).lower(),
+        "logger": "tritonserver",
+        "message": text,
+    }
+    return json.dumps(fields)
 
 
 def explain_failure(lines: Iterable[str], limit: int = 30) -> str:

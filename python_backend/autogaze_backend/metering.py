@@ -1,0 +1,139 @@
+"""A model whose engine calls, preprocessing and slots are counted; everything else is the model's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autogaze_backend.engine import Engine, Floats, GroupResult, Integers, Limits
+from autogaze_backend.metrics import Meters
+from autogaze_backend.model import GazeModel
+from autogaze_backend.spec import ModelSpec
+from autogaze_backend.stream_pool import StreamPool
+
+
+class MeteredModel(GazeModel):
+    """The same model, counted in ``meters``.
+
+    Example:
+        >>> meters = Meters()
+        >>> model = MeteredModel(GazeModel.load("bundle"), meters)  # doctest: +SKIP
+        >>> model.gaze(frames); print(meters.text())  # doctest: +SKIP
+    """
+
+    def __init__(self, model: GazeModel, meters: Meters) -> None:
+        super().__init__(model.bundle, MeteredEngine(model.engine, meters))
+        self._meters = meters
+
+    def preprocess(self, frames: NDArray[np.uint8]) -> Floats:
+        """As ``GazeModel.preprocess``, timed as stage ``preprocess``."""
+        with self._meters.stage("preprocess"):
+            return super().preprocess(frames)
+
+    def preprocess_exact(self, frames: NDArray[np.uint8], size: int) -> Floats:
+        """As ``GazeModel.preprocess_exact``, timed as stage ``preprocess``."""
+        with self._meters.stage("preprocess"):
+            return super().preprocess_exact(frames, size)
+
+
+class MeteredEngine:
+    """An engine whose calls are counted: their number, rows, milliseconds, and the slots that are open."""
+
+    def __init__(self, engine: Engine, meters: Meters) -> None:
+        self._engine, self._meters = engine, meters
+        self._open = 0
+        meters.set("autogaze_slots_in_use", 0)
+
+    def __getattr__(self, name: str) -> Any:
+        """What only this kind of engine has."""
+        return getattr(self._engine, name)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The architecture it runs."""
+        return self._engine.spec
+
+    @property
+    def preferred_rows(self) -> int:
+        """Rows a call at which it is fastest."""
+        return self._engine.preferred_rows
+
+    @property
+    def max_slots(self) -> int | None:
+        """Slots that can be open at once; None where only memory limits them."""
+        return self._engine.max_slots
+
+    @property
+    def encoder_state_shape(self) -> tuple[int, ...]:
+        """Shape of one row's encoder state."""
+        return self._engine.encoder_state_shape
+
+    def encode(self, frames: Floats, state: Floats | None) -> tuple[Floats, Floats]:
+        """As ``Engine.encode``, stage and phase ``encode``."""
+        with self._meters.stage("encode"):
+            encoded = self._engine.encode(frames, state)
+        self._count("encode", len(frames))
+        return encoded
+
+    def open_slot(self) -> int:
+        """As ``Engine.open_slot``."""
+        slot = self._engine.open_slot()
+        self._open += 1
+        self._meters.set("autogaze_slots_in_use", self._open)
+        return slot
+
+    def close_slot(self, slot: int) -> None:
+        """As ``Engine.close_slot``."""
+        self._engine.close_slot(slot)
+        self._open -= 1
+        self._meters.set("autogaze_slots_in_use", self._open)
+
+    def prefill(
+        self,
+        slots: Integers,
+        vision: Floats,
+        pending: Integers,
+        pending_count: Integers,
+        positions: Integers,
+        lengths: Integers,
+        limits: Limits,
+    ) -> GroupResult:
+        """As ``Engine.prefill``, stage and phase ``prefill``."""
+        with self._meters.stage("prefill"):
+            group = self._engine.prefill(slots, vision, pending, pending_count, positions, lengths, limits)
+        self._count("prefill", len(slots))
+        return group
+
+    def step(
+        self, slots: Integers, group: Integers, positions: Integers, lengths: Integers, limits: Limits
+    ) -> GroupResult:
+        """As ``Engine.step``, stage and phase ``step``."""
+        with self._meters.stage("step"):
+            result = self._engine.step(slots, group, positions, lengths, limits)
+        self._count("step", len(slots))
+        return result
+
+    def move(self, slot: int, source: Integers, destination: Integers) -> None:
+        """As ``Engine.move``."""
+        self._engine.move(slot, source, destination)
+
+    def close(self) -> None:
+        """As ``Engine.close``."""
+        self._engine.close()
+
+    def _count(self, phase: str, rows: int) -> None:
+        self._meters.add("autogaze_steps_total", phase=phase)
+        self._meters.observe("autogaze_batch_rows", rows, phase=phase)
+
+
+def count_streams(pool: StreamPool, meters: Meters) -> None:
+    """Has the streams of ``pool``, and those that it gave up, read with the other samples."""
+
+    def collect() -> None:
+        meters.set("autogaze_streams_open", len(pool))
+        meters.total("autogaze_stream_evictions_total", pool.evicted, reason="evicted")
+        meters.total("autogaze_stream_evictions_total", pool.expired, reason="expired")
+
+    meters.on_collect(collect)

@@ -1,0 +1,134 @@
+"""Watches the requests of one served model: its metrics, its log lines, and their request ids."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from autogaze_client._errors import (
+    AutoGazeError,
+    DeadlineExceededError,
+    InvalidInputError,
+    NotFoundError,
+    RequestCancelledError,
+    ServerUnavailableError,
+)
+from numpy.typing import NDArray
+
+from autogaze_backend.logs import LogFormat, configure_logging
+from autogaze_backend.metering import MeteredModel
+from autogaze_backend.metrics import Meters
+from autogaze_backend.model import GazeModel
+from autogaze_backend.publishing import TritonPublisher
+
+_LOG = logging.getLogger("autogaze.requests")
+
+Tensors = Mapping[str, NDArray[Any]]
+Finish = Callable[[Tensors | Exception], None]
+
+_OUTCOMES: tuple[tuple[type[Exception], str], ...] = (
+    (InvalidInputError, "invalid"),
+    (NotFoundError, "not_found"),
+    (ServerUnavailableError, "unavailable"),
+    (DeadlineExceededError, "unavailable"),
+    (RequestCancelledError, "cancelled"),
+)
+
+
+class Observer:
+    """Counts and logs the requests of a served model.
+
+    Args:
+        model: its name.
+        version: of the model.
+        meters: where to count.
+        each_request: whether every request is logged, at level info; else only those that failed for another
+            reason than their input are.
+        stage: the stage that the whole of a request is timed as; empty where stages are timed inside.
+    """
+
+    def __init__(
+        self, model: str, version: str, meters: Meters, *, each_request: bool = False, stage: str = ""
+    ) -> None:
+        self.meters = meters
+        self._about = {"model": model, "version": version}
+        self._each_request, self._stage = each_request, stage
+        self._publisher: TritonPublisher | None = None
+
+    @classmethod
+    def for_model(cls, pb_utils: Any, args: Mapping[str, str], *, stage: str = "") -> Observer:
+        """The observer of the model that ``initialize`` is called for: publishes to Triton, sets up the log.
+
+        Raises:
+            InvalidInputError: AUTOGAZE_LOG_FORMAT or AUTOGAZE_LOG_LEVEL is none that exists.
+        """
+        each_request = configure_logging() is LogFormat.JSON
+        about: Any = {"model": args["model_name"], "version": args["model_version"]}
+        observer = cls(**about, meters=Meters(), each_request=each_request, stage=stage)
+        observer._publisher = TritonPublisher(observer.meters, pb_utils, about)
+        return observer
+
+    def metered(self, model: GazeModel) -> MeteredModel:
+        """The model, its engine counted."""
+        return MeteredModel(model, self.meters)
+
+    def begin(self, request: Any) -> Finish:
+        """Notes that a request has come; the function that it returns is told how it ended, once."""
+        started = time.perf_counter()
+        about = {**self._about, "request_id": request.request_id()}
+        correlation = request.correlation_id()
+        if correlation:
+            about["correlation_id"] = correlation
+
+        def finish(result: Tensors | Exception) -> None:
+            milliseconds = (time.perf_counter() - started) * 1e3
+            outcome = outcome_of(result)
+            self.meters.add("autogaze_requests_total", outcome=outcome)
+            if self._stage and not isinstance(result, Exception):
+                self.meters.observe("autogaze_stage_milliseconds", milliseconds, stage=self._stage)
+            facts = {} if isinstance(result, Exception) else self._count_tokens(result)
+            self._log(result, {**about, "outcome": outcome, "milliseconds": round(milliseconds, 3), **facts})
+
+        return finish
+
+    def close(self) -> None:
+        """Publishes what is left."""
+        if self._publisher is not None:
+            self._publisher.close()
+
+    def _count_tokens(self, outputs: Tensors) -> dict[str, int]:
+        if "GAZING_POS" not in outputs:
+            return {}
+        frames = len(outputs["NUM_GAZING_EACH_FRAME"])
+        padded = outputs["IF_PADDED_GAZING"]
+        tokens = int(padded.size - np.count_nonzero(padded))
+        self.meters.add("autogaze_frames_total", frames)
+        self.meters.add("autogaze_tokens_total", tokens)
+        if frames:
+            per_frame = tokens / (frames * len(padded))
+            most = int((outputs["SCALE_GRIDS"].astype(np.int64) ** 2).sum())
+            self.meters.observe("autogaze_tokens_per_frame", per_frame)
+            self.meters.observe("autogaze_gaze_ratio", per_frame / most)
+        return {"frames": frames, "tokens": tokens}
+
+    def _log(self, result: Tensors | Exception, fields: dict[str, Any]) -> None:
+        if not isinstance(result, Exception):
+            if self._each_request:
+                _LOG.info("request served", extra=fields)
+        elif not isinstance(result, AutoGazeError):
+            _LOG.error("a request failed", exc_info=result, extra=fields)
+        elif isinstance(result, RequestCancelledError):
+            # Nobody reads the answer, so the log is the only trace.
+            _LOG.warning("%s", result, extra=fields)
+        elif self._each_request:
+            _LOG.info("request refused: %s", result, extra=fields)
+
+
+def outcome_of(result: Tensors | Exception) -> str:
+    """The label of a request's end: ok, invalid, not_found, unavailable, cancelled or internal."""
+    if not isinstance(result, Exception):
+        return "ok"
+    return next((name for kind, name in _OUTCOMES if isinstance(result, kind)), "internal")
