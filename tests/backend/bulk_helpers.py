@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from autogaze_client.video import VideoReader, VideoWriter
+from autogaze_client.video import VideoReader
+from autogaze_client.video_writer import VideoWriter
 
 RATIO = 0.05
 """Of the tests: few tokens, so that a video takes a second."""
