@@ -291,7 +291,7 @@ def test_frames_of_another_kind_of_device_are_refused():
 
 def test_a_transport_that_knows_no_cuda_reads_them_as_an_array():
     server = FakeServer()
-    server.infer = lambda model, inputs, outputs, timeout: response_for(
+    server.infer = lambda model, inputs, outputs, timeout, call: response_for(
         generated_for(
             np.asarray(inputs["FRAMES"]).shape[1], seed=int(np.asarray(inputs["FRAMES"]).sum()) % 7
         ),

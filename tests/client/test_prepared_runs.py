@@ -73,8 +73,8 @@ def test_tiles_count_points(pipeline, server):
 def test_a_streamed_run_continues_its_stream():
     requests = []
 
-    def infer(model, inputs, outputs, timeout, sequence=None):
-        requests.append((model, sequence, inputs["FRAME"].shape))
+    def infer(model, inputs, outputs, timeout, call):
+        requests.append((model, call.sequence, inputs["FRAME"].shape))
         return response_for(generated_for(1, seed=len(requests)), 12, 20)
 
     server = FakeServer()
