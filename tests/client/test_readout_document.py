@@ -20,7 +20,7 @@ MODULES = [f"autogaze_client.readout.{module.name}" for module in pkgutil.iter_m
 
 def test_the_blocks_run_in_order():
     blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "docs/readout.md", "exec"), namespace)
