@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from autogaze_backend.clips import PreparedClip, finished_clip, prepare_clip
 from autogaze_backend.generation import FrameTokens
 from autogaze_backend.model import GazeModel
+from autogaze_backend.resident import ResidentScheduler, scheduler_for
 from autogaze_backend.scheduling import RowJob, RowScheduler, cancelled_error
 
 _LOG = logging.getLogger("autogaze")
@@ -40,7 +41,7 @@ class ClipService:
 
     def __init__(self, model: GazeModel, limits: ClipLimits | None = None) -> None:
         self._model = model
-        self._scheduler = RowScheduler(model.engine)
+        self._scheduler = scheduler_for(model.engine)
         self._room = threading.Semaphore((limits or ClipLimits()).max_active_clips)
         # Guards what the two threads share: the inbox and the end.
         self._changed = threading.Condition()
@@ -113,7 +114,7 @@ class _Clip:
         self._error: Exception | None = None
         self._open = len(prepared.rows)
 
-    def enter(self, scheduler: RowScheduler) -> None:
+    def enter(self, scheduler: RowScheduler | ResidentScheduler) -> None:
         """Hands the rows to the scheduler."""
         work = sum(row.frames for row in self._prepared.rows)
         for index, row in enumerate(self._prepared.rows):
