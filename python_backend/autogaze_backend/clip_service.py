@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -110,7 +110,7 @@ class _Clip:
     ) -> None:
         self._model, self._prepared = model, prepared
         self._answer, self._cancelled, self._leave = answer, cancelled, leave
-        self._done: dict[int, list[FrameTokens]] = {}
+        self._done: dict[int, Sequence[FrameTokens]] = {}
         self._error: Exception | None = None
         self._open = len(prepared.rows)
 
@@ -125,7 +125,7 @@ class _Clip:
             self._error = cancelled_error(frame, frames)
         return self._error
 
-    def _finish(self, index: int, result: list[FrameTokens] | Exception) -> None:
+    def _finish(self, index: int, result: Sequence[FrameTokens] | Exception) -> None:
         if isinstance(result, Exception):
             self._error = self._error or result
         else:

@@ -39,7 +39,7 @@ class PreparedClip:
     """
 
     rows: tuple[Row, ...]
-    finish: Callable[[Sequence[list[FrameTokens]]], AutoGazeGenerateOutput]
+    finish: Callable[[Sequence[Sequence[FrameTokens]]], AutoGazeGenerateOutput]
 
 
 def prepare_clip(model: GazeModel, tensors: Mapping[str, Array]) -> PreparedClip:
@@ -112,7 +112,7 @@ class TileWindows:
 
 
 def finished_clip(
-    model: GazeModel, clip: PreparedClip, tokens: Sequence[list[FrameTokens]]
+    model: GazeModel, clip: PreparedClip, tokens: Sequence[Sequence[FrameTokens]]
 ) -> dict[str, Array] | Exception:
     """A clip's output tensors; what goes wrong in making them is this clip's error alone."""
     try:
@@ -205,7 +205,7 @@ def gaze_clips(model: GazeModel, clips: Sequence[Frames], knobs: Knobs) -> list[
         except Exception as error:
             answers[index] = error
     owners = [(index, row) for index, clip in prepared.items() for row in range(len(clip.rows))]
-    tokens: dict[int, dict[int, list[FrameTokens]]] = {index: {} for index in prepared}
+    tokens: dict[int, dict[int, Sequence[FrameTokens]]] = {index: {} for index in prepared}
     for position, result in model.generate_rows([prepared[index].rows[row] for index, row in owners]):
         index, row = owners[position]
         if isinstance(result, Exception):

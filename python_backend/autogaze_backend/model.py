@@ -232,7 +232,7 @@ class GazeModel:
 
     def generate_rows(
         self, rows: Sequence[Row], *, cancelled: Callable[[int], bool] | None = None
-    ) -> Iterator[tuple[int, list[FrameTokens] | Exception]]:
+    ) -> Iterator[tuple[int, Sequence[FrameTokens] | Exception]]:
         """Chooses the tokens of rows that may differ in length and limits; yields each as it is finished.
 
         Args:
@@ -243,9 +243,9 @@ class GazeModel:
             A row's index in ``rows`` and its frames' tokens, or the error that ended it alone.
         """
         scheduler = scheduler_for(self.engine)
-        finished: deque[tuple[int, list[FrameTokens] | Exception]] = deque()
+        finished: deque[tuple[int, Sequence[FrameTokens] | Exception]] = deque()
 
-        def done(index: int, result: list[FrameTokens] | Exception) -> None:
+        def done(index: int, result: Sequence[FrameTokens] | Exception) -> None:
             finished.append((index, result))
 
         def ended(index: int, frame: int) -> Exception | None:
@@ -264,7 +264,7 @@ class GazeModel:
             scheduler.abandon()
 
     def _generate_all(self, rows: Sequence[Row]) -> AutoGazeGenerateOutput:
-        tokens: list[list[FrameTokens]] = [[] for _ in rows]
+        tokens: list[Sequence[FrameTokens]] = [[] for _ in rows]
         for index, row in self.generate_rows(rows):
             if isinstance(row, Exception):
                 raise row

@@ -24,13 +24,13 @@ def assemble(spec: ModelSpec, rows: Sequence[Sequence[FrameTokens]]) -> AutoGaze
     padding = spec.tokens_per_frame
     if len(rows) == 1 and isinstance(rows[0], RowTokens):
         # One row needs no padding, and its frames lie one after another already.
-        row = rows[0]
+        alone = rows[0]
         return AutoGazeGenerateOutput(
-            gazing_pos=(row.ids + np.repeat(np.arange(len(row)) * padding, row.counts))[None],
-            if_padded_gazing=(row.ids == padding)[None],
-            num_gazing_each_frame=row.counts,
-            confidences=row.confidences[None],
-            task_loss_predictions=row.losses[None],
+            gazing_pos=(alone.ids + np.repeat(np.arange(len(alone)) * padding, alone.counts))[None],
+            if_padded_gazing=(alone.ids == padding)[None],
+            num_gazing_each_frame=alone.counts,
+            confidences=alone.confidences[None],
+            task_loss_predictions=alone.losses[None],
             scale_layouts=spec.scale_layouts,
         )
     frames = [[row[t].arrays() for row in rows] for t in range(len(rows[0]))]

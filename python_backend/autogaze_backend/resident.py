@@ -34,7 +34,7 @@ class FlagsTicket(Protocol):
         """Whether ``wait`` returns at once."""
 
     def wait(self) -> NDArray[np.bool_]:
-        """bool ``[B]``: whether each row's frame goes on."""
+        """Bool ``[B]``: whether each row's frame goes on."""
 
 
 class RecordTicket(Protocol):

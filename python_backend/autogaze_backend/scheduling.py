@@ -56,7 +56,7 @@ class RowJob:
     """
 
     row: Row
-    done: Callable[[list[FrameTokens] | Exception], None]
+    done: Callable[[Sequence[FrameTokens] | Exception], None]
     ended: Callable[[int], Exception | None] = lambda frame: None
     work: int = 0
     due: int = 0
@@ -229,7 +229,7 @@ class RowScheduler:
             if job.frame == job.row.frames:
                 self._finish(job, job.tokens)
 
-    def _finish(self, job: RowJob, result: list[FrameTokens] | Exception) -> None:
+    def _finish(self, job: RowJob, result: Sequence[FrameTokens] | Exception) -> None:
         self._jobs.remove(job)
         self._release(job)
         job.done(result)

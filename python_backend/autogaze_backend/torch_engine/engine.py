@@ -330,7 +330,7 @@ class TorchEngine:
         rows = torch.arange(len(frames), device=self._device)
         fresh = torch.full((len(frames),), state is None, device=self._device)
         shape = (len(frames), *self.encoder_state_shape)
-        with self._queue, _exact_convolutions():
+        with self._queue, _ExactConvolutions():
             inputs = torch.as_tensor(frames).to(self._device)
             before = torch.zeros(shape, dtype=self._dtype, device=self._device)
             if state is not None:
@@ -503,7 +503,7 @@ class TorchEngine:
     def _encode_slots(self, slots: Tensor, fresh: Tensor, frames: Tensor, time: int) -> None:
         """Encodes into the slots' windows; a fresh slot starts a stream."""
         state = self._state
-        with _exact_convolutions():
+        with _ExactConvolutions():
             tokens, after = encode(
                 self._spec, self._encoder, frames, state.encoder, slots, fresh, self._convolution
             )
@@ -543,7 +543,7 @@ class TorchEngine:
         self._work.inputs.zero_()
         for phase in ("prefill", "step"):
             for bucket in self._row_buckets():
-                self._graphs[phase, bucket] = self._captured(lambda p=phase, b=bucket: getattr(self._ops, p)(b), pool)
+                self._graphs[phase, bucket] = self._captured(partial(getattr(self._ops, phase), bucket), pool)
         side = self._spec.input_size
         for time, buckets in _ENCODER_BUCKETS.items():
             most = min(buckets[-1], max(self._row_buckets()))
@@ -586,7 +586,7 @@ class _EncoderGraph:
         self._graph.replay()
 
 
-class _exact_convolutions:
+class _ExactConvolutions:
     """No TF32 inside: float32 stays float32."""
 
     def __enter__(self) -> None:

@@ -51,8 +51,9 @@ class ReferenceOps:
         end = stored + len(x)
         places = torch.arange(begin, end, device=x.device)
         pages = state.table[slot][(places // PAGE) % state.table.shape[1]].long()
-        causal = torch.arange(end - begin, device=x.device) <= (
-            torch.arange(stored - begin, end - begin, device=x.device)[:, None]
+        causal = (
+            torch.arange(end - begin, device=x.device)
+            <= (torch.arange(stored - begin, end - begin, device=x.device)[:, None])
         )
         for index, layer in enumerate(weights.layers):
             kind = layer.qkv.dtype

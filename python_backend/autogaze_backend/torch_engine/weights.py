@@ -99,8 +99,8 @@ def decoder_weights(
     """
 
     def folded(matrix: str, norm: str) -> NDArray[np.float64]:
-        product: NDArray[np.float64] = (
-            weights[norm].astype(np.float64)[:, None] * weights[matrix].astype(np.float64)
+        product: NDArray[np.float64] = weights[norm].astype(np.float64)[:, None] * weights[matrix].astype(
+            np.float64
         )
         return product
 
