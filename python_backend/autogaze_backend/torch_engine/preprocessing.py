@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -141,7 +142,7 @@ class DevicePreprocessing:
             return out
         resized = self._resized(source, size)
         rows, columns = (self._identity,) * 2 if size == (side, side) else self._axes(size)
-        self._ops.cut(resized, rows, columns, self._levels, 0, out[None])
+        self._run(self._ops.cut, resized, rows, columns, self._levels, 0, out[None])
         return out
 
     def tiles(
@@ -180,7 +181,7 @@ class DevicePreprocessing:
         stop = _checked_range(start, stop, layout.count)
         out = self._out(out, dtype, (stop - start, len(source), 3, self.input_size, self.input_size))
         rows, columns = self._axes(layout)
-        self._ops.cut(source, rows, columns, self._levels, start, out)
+        self._run(self._ops.cut, source, rows, columns, self._levels, start, out)
         return out
 
     def target_tiles(
@@ -217,7 +218,7 @@ class DevicePreprocessing:
         out = self._out(out, dtype, (stop - start, len(source), 3, self.input_size, self.input_size))
         resized = self._resized(source, (target.size, target.size))
         rows, columns = self._axes(target)
-        self._ops.cut(resized, rows, columns, self._levels, start, out)
+        self._run(self._ops.cut, resized, rows, columns, self._levels, start, out)
         return out
 
     def warm_up(self) -> None:
@@ -231,13 +232,13 @@ class DevicePreprocessing:
         for dtype in (torch.float32, torch.float16):
             out = torch.empty((1, 1, 3, side, side), dtype=dtype, device=self.device)
             for rows, columns in axes:
-                self._ops.cut(frames, rows, columns, self._levels, 0, out)
+                self._run(self._ops.cut, frames, rows, columns, self._levels, 0, out)
         for vertical in (False, True):
             table = self._tables.PassTable.of(resize_pass(side + 1, side), vertical, self.device)
             shape = (1, 3, side, side + 1) if vertical else (1, 3, side + 1, side)
             for dtype in (torch.uint8, torch.float32, torch.float16):
                 out = torch.empty(shape, dtype=dtype, device=self.device)
-                self._ops.resize_pass(frames, table, self._levels_for(out), out)
+                self._run(self._ops.resize_pass, frames, table, self._levels_for(out), out)
 
     def _on_device(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
         torch = self._torch
@@ -253,6 +254,14 @@ class DevicePreprocessing:
         # The rules of arrays, told of this tensor's shape.
         check_frames(np.broadcast_to(np.uint8(0), tuple(frames.shape)))
         return frames
+
+    def _run(self, operation: Callable[..., None], *operands: Any) -> None:
+        """Triton launches on the current device, whichever holds the tensors."""
+        if self.device.type != "cuda":
+            operation(*operands)
+            return
+        with self._torch.cuda.device(self.device):
+            operation(*operands)
 
     def _levels_for(self, out: Tensor) -> Tensor | None:
         return None if out.dtype == self._torch.uint8 else self._levels
@@ -299,9 +308,9 @@ class DevicePreprocessing:
             height, width = source.shape[1:3]
             shape = (len(table.first), width) if table.vertical else (height, len(table.first))
             between = torch.empty((len(source), 3, *shape), dtype=torch.uint8, device=self.device)
-            self._ops.resize_pass(source, table, None, between)
+            self._run(self._ops.resize_pass, source, table, None, between)
             source = between.permute(0, 2, 3, 1)
-        self._ops.resize_pass(source, last, self._levels_for(out), out)
+        self._run(self._ops.resize_pass, source, last, self._levels_for(out), out)
         return True
 
     def _make_passes(self, source: tuple[int, int], size: tuple[int, int]) -> Any:
