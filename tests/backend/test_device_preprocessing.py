@@ -226,6 +226,23 @@ def test_an_uploaded_clip_is_a_copy(open_device):
         np.testing.assert_array_equal(prepared.upload(view).cpu().numpy(), view)
 
 
+def test_clips_of_one_size_share_an_upload(open_device):
+    prepared = open_device()
+    some = [noise(2, 40, 30, seed=1), noise(1, 40, 30, seed=2)[:, ::-1], noise(3, 40, 30, seed=3)]
+    found = prepared.clip(prepared.upload(some))
+    assert_same_bits(found, np.concatenate([preprocess(clip, SMALL, SIDE) for clip in some]))
+
+
+@pytest.mark.parametrize("others", [[noise(1, 40, 31)], [noise(1, 40, 30, 4)]])
+def test_clips_of_different_sizes_share_none(others):
+    with pytest.raises(
+        InvalidInputError, match=r"\[40, 30, 3\], \[40, 3.* another height, width or channel count"
+    ):
+        DevicePreprocessing(SMALL, SIDE, "cpu").upload([noise(1, 40, 30), *others])
+    with pytest.raises(InvalidInputError, match="pass at least one clip"):
+        DevicePreprocessing(SMALL, SIDE, "cpu").upload([])
+
+
 def test_the_result_goes_where_it_is_asked_to(open_device):
     prepared = open_device()
     batch = torch.full((3, 2, 3, SIDE, SIDE), -9.0, device=prepared.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -91,28 +91,40 @@ class DevicePreprocessing:
         name: str = self._ops.NAME
         return name
 
-    def upload(self, frames: NDArray[np.uint8]) -> Tensor:
+    def upload(self, frames: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> Tensor:
         """Copies a clip to the device through pinned memory, without waiting for the copy.
 
         Args:
-            frames: uint8 ``[T, H, W, 3 or 4]``; may be changed as soon as this returns.
+            frames: uint8 ``[T, H, W, 3 or 4]``, or several clips of one size, which then share the copy and
+                what is computed, frame after frame; may be changed as soon as this returns.
 
         Returns:
-            uint8 ``[T, H, W, 3 or 4]`` on the device, ready on the current stream.
+            uint8 ``[T, H, W, 3 or 4]`` on the device, ready on the current stream; T counts all clips' frames.
 
         Raises:
-            InvalidInputError: another type or shape.
+            InvalidInputError: another type or shape, no clip, or clips of different sizes.
         """
         torch = self._torch
-        check_frames(frames)
-        cuda = self.device.type == "cuda"
+        clips = [frames] if isinstance(frames, np.ndarray) else list(frames)
+        shapes = list(dict.fromkeys(check_frames(clip).shape[1:] for clip in clips))
+        if len(shapes) != 1:
+            raise InvalidInputError(
+                f"clips with frames of {[list(shape) for shape in shapes]} are to be uploaded as one; pass at least "
+                "one clip, and those of another height, width or channel count apart"
+            )
         # The pinned block returns to torch's pool, which hands it out again once the copy is through.
-        staging = torch.empty(frames.shape, dtype=torch.uint8, pin_memory=cuda)
-        if frames.flags.writeable and frames.flags.c_contiguous:
-            # Of several threads, where the clip is large.
-            staging.copy_(torch.from_numpy(frames))
-        else:
-            np.copyto(staging.numpy(), frames)
+        staging = torch.empty(
+            (sum(map(len, clips)), *shapes[0]), dtype=torch.uint8, pin_memory=self.device.type == "cuda"
+        )
+        start = 0
+        for clip in clips:
+            part = staging[start : start + len(clip)]
+            start += len(clip)
+            if clip.flags.writeable and clip.flags.c_contiguous:
+                # By several threads, where the clip is large.
+                part.copy_(torch.from_numpy(clip))
+            else:
+                np.copyto(part.numpy(), clip)
         return staging.to(self.device, non_blocking=True)
 
     def clip(
@@ -339,14 +351,14 @@ def _checked_device(torch: Any, name: Any) -> Any:
         device = torch.device(name)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
-        torch.empty(0, device=device)
+        # As a tensor names it, so that the two compare.
+        return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
         raise InvalidInputError(
             f"device is {str(name)!r}, which torch cannot use here ({str(error).splitlines()[0]}); pass one of "
             f"{['cpu', *cuda]}"
         ) from error
-    return device
 
 
 def _operations(implementation: str, device: Any) -> ModuleType:
