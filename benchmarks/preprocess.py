@@ -129,7 +129,7 @@ def measured(name: str, parts: dict[str, Callable[[], object]], runs: int) -> li
     ]
 
 
-def run(device: str = "cpu", runs: int = 20) -> list[dict[str, Any]]:
+def run(device: str = "cpu", runs: int = 10) -> list[dict[str, Any]]:
     """Measures host and device; one row each."""
     return host_rows(runs) + ([] if device == "none" else device_rows(device, runs))
 
@@ -138,7 +138,7 @@ def main() -> None:
     """Prints the table, and writes it as JSON where asked."""
     parser = argparse.ArgumentParser(description="Benchmark of the preprocessing.")
     parser.add_argument("--device", default="cpu", help="a torch device, or none for the host alone")
-    parser.add_argument("--runs", type=int, default=20, help="of each part")
+    parser.add_argument("--runs", type=int, default=10, help="of each part")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     args = parser.parse_args()
     rows = run(args.device, args.runs)
