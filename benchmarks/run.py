@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import generate, memory, readout, streams, transport, visualization
+from benchmarks import generate, memory, preprocess, readout, streams, transport, visualization
 from benchmarks.report import table, write
 
 BENCHMARKS: dict[str, Callable[[], list[dict[str, Any]]]] = {
@@ -14,6 +14,7 @@ BENCHMARKS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "streams": streams.run,
     "memory": memory.run,
     "transport": transport.run,
+    "preprocess": preprocess.run,
     "readout": readout.run,
     "visualization": visualization.run,
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,13 @@ from autogaze_client import knobs
 from autogaze_client._errors import CheckpointError, InvalidInputError, MissingExtraError
 from numpy.typing import NDArray
 
+from autogaze_backend.resampling import cubic_taps
+
 Frames = NDArray[np.uint8]
 Video = NDArray[np.float32]
 
 # Pillow's filter, by the number that preprocessor_config.json holds.
 _BILINEAR = 2
-# The cubic convolution coefficient of torch's bicubic interpolation.
-_CUBIC = -0.75
 # A frame keeps its aspect when its short side is resized; beyond this the long side is mostly memory.
 _MAX_ASPECT = 64
 
@@ -101,8 +100,16 @@ def check_frames(frames: NDArray[Any]) -> Frames:
 
 
 def shortest_edge_size(height: int, width: int, edge: int) -> tuple[int, int]:
-    """(height, width) with the short side at ``edge``; the long side is truncated, as upstream does."""
+    """(height, width) with the short side at ``edge``; the long side is truncated, as upstream does.
+
+    Raises:
+        InvalidInputError: the frame is so long that its resized form would not be worth its memory.
+    """
     short, long = min(height, width), max(height, width)
+    if long > _MAX_ASPECT * short:
+        raise InvalidInputError(
+            f"frames of {width}×{height} are more than {_MAX_ASPECT} times longer than wide; crop or split them"
+        )
     scaled = int(edge * long / short)
     return (edge, scaled) if height <= width else (scaled, edge)
 
@@ -120,12 +127,7 @@ def resize_shortest_edge(frames: Frames, edge: int) -> Frames:
     Raises:
         InvalidInputError: the frame is so long that its resized form would not be worth its memory.
     """
-    height, width = frames.shape[1:3]
-    if max(height, width) > _MAX_ASPECT * min(height, width):
-        raise InvalidInputError(
-            f"frames of {width}×{height} are more than {_MAX_ASPECT} times longer than wide; crop or split them"
-        )
-    return resize_exact(frames, shortest_edge_size(height, width, edge))
+    return resize_exact(frames, shortest_edge_size(frames.shape[1], frames.shape[2], edge))
 
 
 def resize_exact(frames: Frames, size: tuple[int, int]) -> Frames:
@@ -148,21 +150,44 @@ def resize_exact(frames: Frames, size: tuple[int, int]) -> Frames:
     except ImportError as error:
         raise MissingExtraError.for_extra("resizing frames", "server", error) from error
     out = np.empty((len(frames), *size, 3), np.uint8)
-    for index, frame in enumerate(frames):
-        image = Image.fromarray(np.ascontiguousarray(frame[..., :3]))
-        out[index] = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    for index, frame in enumerate(np.ascontiguousarray(frames)):
+        if frames.shape[3] == 4:
+            # RGBX is Pillow's own layout: no copy is made, and the fourth byte is no alpha to blend with.
+            image = Image.frombuffer("RGBX", (frames.shape[2], frames.shape[1]), frame, "raw", "RGBX", 0, 1)
+        else:
+            image = Image.fromarray(frame)
+        out[index] = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))[..., :3]
     return out
 
 
-def normalise(frames: Frames, config: PreprocessingConfig) -> Video:
-    """uint8 ``[T, H, W, 3]`` to float32 ``[T, 3, H, W]``: x/127.5 - 1, then mean and std, in float32."""
+def normalise(frames: Frames, config: PreprocessingConfig, out: Video | None = None) -> Video:
+    """x/127.5 - 1, then mean and std, in float32.
+
+    Args:
+        frames: uint8 ``[T, H, W, 3 or 4]``; alpha is dropped.
+        config: mean and std.
+        out: where to write, float32 ``[T, 3, H, W]``; None makes an array.
+
+    Returns:
+        float32 ``[T, 3, H, W]``.
+    """
+    if out is None:
+        out = np.empty((frames.shape[0], 3, *frames.shape[1:3]), np.float32)
+    table = normalisation_table(config)
+    # Frame by frame, so that the second channel finds the first one's bytes in the cache. Every byte has a
+    # place in the table; "clip" only spares numpy a buffer.
+    for frame, target in zip(frames, out, strict=True):
+        for channel in range(3):
+            np.take(table[channel], frame[..., channel], out=target[channel], mode="clip")
+    return out
+
+
+def normalisation_table(config: PreprocessingConfig) -> NDArray[np.float32]:
+    """What each byte becomes, float32 ``[3, 256]``: a table instead of arithmetic on every pixel."""
     mean, std = np.array(config.image_mean, np.float32), np.array(config.image_std, np.float32)
-    # A byte has 256 values: one table a channel instead of arithmetic on every pixel.
     levels = np.arange(256, dtype=np.float32) * np.float32(1 / 127.5) - np.float32(1)
-    out = np.empty((frames.shape[0], 3, *frames.shape[1:3]), np.float32)
-    for channel in range(3):
-        np.take((levels - mean[channel]) / std[channel], frames[..., channel], out=out[:, channel])
-    return out
+    table: NDArray[np.float32] = (levels - mean[:, None]) / std[:, None]
+    return table
 
 
 def resize_to_input(video: Video, side: int) -> Video:
@@ -177,9 +202,9 @@ def resize_to_input(video: Video, side: int) -> Video:
     """
     height, width = video.shape[-2:]
     if width != side:
-        video = video @ _cubic_matrix(width, side).T
+        video = cubic_taps(width, side).resize(video, axis=-1)
     if height != side:
-        video = _cubic_matrix(height, side) @ video
+        video = cubic_taps(height, side).resize(video, axis=-2)
     return video
 
 
@@ -187,20 +212,3 @@ def preprocess(frames: Frames, config: PreprocessingConfig, side: int) -> Video:
     """The whole path of the resize mode: uint8 ``[T, H, W, 3 or 4]`` to float32 ``[T, 3, side, side]``."""
     resized = resize_shortest_edge(check_frames(frames), config.shortest_edge)
     return resize_to_input(normalise(resized, config), side)
-
-
-@lru_cache(maxsize=8)
-def _cubic_matrix(size: int, side: int) -> NDArray[np.float32]:
-    """Weights ``[side, size]`` of a bicubic resize along one axis; edges repeat. An equal size is the identity."""
-    # torch takes the scale in float32 and fuses the multiply and the subtraction into one rounding.
-    scale = np.float64(np.float32(size) / np.float32(side))
-    centre = ((np.arange(side) + 0.5) * scale - 0.5).astype(np.float32)
-    base = np.floor(centre)
-    offsets = np.arange(-1, 3)[:, None]
-    distance = np.abs((centre - base).astype(np.float64) - offsets)
-    near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
-    far = ((_CUBIC * distance - 5 * _CUBIC) * distance + 8 * _CUBIC) * distance - 4 * _CUBIC
-    matrix = np.zeros((side, size))
-    source = np.clip(base.astype(np.int64) + offsets, 0, size - 1)
-    np.add.at(matrix, (np.arange(side)[None].repeat(4, axis=0), source), np.where(distance <= 1, near, far))
-    return matrix.astype(np.float32)

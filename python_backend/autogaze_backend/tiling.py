@@ -8,7 +8,6 @@ padding. The reference floors the edge cells of full-resolution tiling away; tha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from autogaze_client._errors import InvalidInputError
@@ -18,6 +17,7 @@ from autogaze_client.modes import AutoGazeInferenceMode
 from numpy.typing import NDArray
 
 from autogaze_backend.preprocessing import Frames, PreprocessingConfig, Video, normalise
+from autogaze_backend.resampling import Taps, bilinear_taps
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,14 @@ class TileLayout:
         """
         row, column = divmod(index, self.columns)
         if self.mode is AutoGazeInferenceMode.TILED_RESIZE_TO_GRID:
-            # Only the source pixels that the tile's bilinear taps touch are read.
-            top, down = _bilinear_taps(self.height, self.canvas[0], row * self.size, self.size)
-            left, across = _bilinear_taps(self.width, self.canvas[1], column * self.size, self.size)
-            region = frames[:, top : top + down.shape[1], left : left + across.shape[1], :3]
-            return np.ascontiguousarray(down @ (normalise(region, config) @ across.T))
+            down, top, bottom = _axis_of_tile(self.height, self.canvas[0], row, self.size)
+            across, left, right = _axis_of_tile(self.width, self.canvas[1], column, self.size)
+            touched = normalise(frames[:, top:bottom, left:right, :3], config)
+            return down.resize(across.resize(touched, axis=-1), axis=-2)
         top, left = row * self.size, column * self.size
         region = frames[:, top : top + self.size, left : left + self.size, :3]
         out = np.zeros((len(frames), 3, self.size, self.size), np.float32)
-        out[:, :, : region.shape[1], : region.shape[2]] = normalise(region, config)
+        normalise(region, config, out[:, :, : region.shape[1], : region.shape[2]])
         return out
 
     def fixations(self, tiles: AutoGazeGenerateOutput) -> NDArray[np.float32]:
@@ -155,20 +154,8 @@ class TileLayout:
         return np.concatenate([frame[None], box, confidence[None], grid[None]]).T, kept
 
 
-@lru_cache(maxsize=256)
-def _bilinear_taps(size: int, target: int, start: int, count: int) -> tuple[int, NDArray[np.float32]]:
-    """Bilinear resize along an axis without antialias, half-pixel centres, for a range of target pixels.
-
-    Returns:
-        The first source pixel needed, and the weights ``[count, source pixels]`` from there on.
-    """
-    scale = np.float64(np.float32(size) / np.float32(target))
-    centre = np.maximum(((start + np.arange(count) + 0.5) * scale - 0.5).astype(np.float32), np.float32(0))
-    low = np.minimum(centre.astype(np.int64), size - 1)
-    high = np.minimum(low + 1, size - 1)
-    fraction = centre - low
-    first = int(low[0])
-    weights = np.zeros((count, int(high[-1]) - first + 1), np.float32)
-    np.add.at(weights, (np.arange(count), low - first), 1 - fraction)
-    np.add.at(weights, (np.arange(count), high - first), fraction)
-    return first, weights
+def _axis_of_tile(size: int, canvas: int, tile: int, side: int) -> tuple[Taps, int, int]:
+    """The taps of one tile along an axis of the stretched canvas, and the source pixels that they touch."""
+    taps = bilinear_taps(size, canvas).part(tile * side, (tile + 1) * side)
+    first, last = int(taps.index.min()), int(taps.index.max())
+    return Taps(taps.index - first, taps.weight), first, last + 1

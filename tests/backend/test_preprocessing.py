@@ -14,6 +14,7 @@ from autogaze_backend.preprocessing import (
     resize_to_input,
     shortest_edge_size,
 )
+from autogaze_backend.resampling import bilinear_taps, cubic_taps
 from autogaze_client import CheckpointError, InvalidInputError
 from goldens import __file__ as goldens_file
 from goldens import clips
@@ -63,6 +64,25 @@ def test_square_resize_equals_torch(size):
         torch.from_numpy(video), size=(224, 224), mode="bicubic", align_corners=False
     )
     np.testing.assert_allclose(resize_to_input(video, 224), expected.numpy(), atol=2e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([cubic_taps, bilinear_taps]))
+def test_a_resized_value_is_its_taps_products_summed_in_order(size, target, taps_of):
+    """So it has the same bits on every processor and device."""
+    taps = taps_of(size, target)
+    assert taps.index.min() >= 0
+    assert taps.index.max() < size
+    video = np.random.default_rng(size).standard_normal((1, 3, 2, size)).astype(np.float32)
+    wide = taps.resize(video, axis=-1)
+    tall = taps.resize(video.swapaxes(2, 3), axis=-2)
+    np.testing.assert_array_equal(wide, tall.swapaxes(2, 3))
+    for place in {0, target // 2, target - 1}:
+        total = np.float32(0)
+        for tap in range(len(taps.index)):
+            product = np.float32(taps.weight[tap, place] * video[0, 1, 1, taps.index[tap, place]])
+            total = product if tap == 0 else np.float32(total + product)
+        assert wide[0, 1, 1, place] == total
 
 
 @settings(max_examples=25, deadline=None)
