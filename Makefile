@@ -20,7 +20,7 @@ help:
 	@echo "make test    the test suite, against the real server"
 	@echo "make test-deploy  deploy/: linters, several servers behind nginx and Envoy, the entrypoint (2 minutes)"
 	@echo "make check   lint, format and type checks"
-	@echo "make bench   benchmarks of this machine"
+	@echo "make bench   benchmarks of this machine; bench-gpu: of its GPU (docs/performance.md)"
 	@echo "make setup   the development environment in $(VENV); setup-locked: with the locked versions"
 	@echo "make lock, licences, sbom, release-check: docs/releasing.md"
 
@@ -77,6 +77,11 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.run
+
+# On a GPU with torch; AUTOGAZE_SRC names a checkout of the published model. BENCH_ARGS='--only latency --minutes 2'.
+.PHONY: bench-gpu
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu $(BENCH_ARGS)
 
 $(TOOLS)/.done: pyproject.toml
 	$(PYTHON) -m venv $(TOOLS)
