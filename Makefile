@@ -79,9 +79,12 @@ bench: setup
 	$(BIN)/python -m benchmarks.run
 
 # On a GPU with torch; AUTOGAZE_SRC names a checkout of the published model. BENCH_ARGS='--only latency --minutes 2'.
-.PHONY: bench-gpu
+# bench-gpu-server is the same through the real server.
+.PHONY: bench-gpu bench-gpu-server
 bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu $(BENCH_ARGS)
+bench-gpu-server: setup
+	$(BIN)/python -m benchmarks.gpu_server $(BENCH_ARGS)
 
 $(TOOLS)/.done: pyproject.toml
 	$(PYTHON) -m venv $(TOOLS)

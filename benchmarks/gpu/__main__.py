@@ -15,49 +15,43 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu.context import FULL, TINY, Settings
-from benchmarks.gpu.record import Record, Section
-from benchmarks.gpu.sections import SECTIONS, run_section
+from benchmarks.gpu.record import Record
+from benchmarks.gpu.sections import Plan, add_common_arguments, default_engine
+
+# The most important first.
+_SECONDS = {
+    "parity": 110,
+    "latency": 60,
+    "throughput": 100,
+    "agreement": 55,
+    "profile": 35,
+    "memory": 40,
+    "cold_start": 45,
+    "streams": 45,
+}
+_MODULES = {name: f"benchmarks.gpu.{name}" for name in _SECONDS} | {"profile": "benchmarks.gpu.profiling"}
+PLAN = Plan(_MODULES, _SECONDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 1 where a section failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument(
-        "--only", default=",".join(SECTIONS), help="sections, in order (default: %(default)s)"
-    )
-    parser.add_argument("--minutes", type=float, default=8.0, help="of all sections (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("build/bench/gpu"), help="default: %(default)s")
-    parser.add_argument("--device", default="cuda", help="cuda or cpu (default: %(default)s)")
-    parser.add_argument("--engine", help="of ours (default: torch on cuda, onnxruntime on the cpu)")
-    parser.add_argument("--precision", default="exact,fast", help="of ours (default: %(default)s)")
+    add_common_arguments(parser, PLAN, Path("build/bench/gpu"))
     parser.add_argument("--frames", type=Path, metavar="NPY", help="real frames, uint8 [clips, T, H, W, 3]")
-    parser.add_argument(
-        "--tiny", action="store_true", help="as little as possible, to try the benchmark itself"
-    )
     args = parser.parse_args(arguments)
-    names = [name.strip() for name in args.only.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in SECTIONS]:
-        parser.error(f"--only names {', '.join(unknown)}; sections are {', '.join(SECTIONS)}")
     published = os.environ.get("AUTOGAZE_SRC")
-    record = Record(args.out / "gpu.json", [Section(name) for name in names])
+    record = Record(args.out / "gpu.json", PLAN.chosen(args.only, parser))
     with tempfile.TemporaryDirectory(prefix="autogaze-bench-") as scratch:
         settings = Settings(
             device=args.device,
-            engine=args.engine or ("torch" if args.device.startswith("cuda") else "onnxruntime"),
+            engine=args.engine or default_engine(args.device),
             precisions=tuple(args.precision.split(",")),
             sizes=TINY if args.tiny else FULL,
             folder=Path(scratch),
             frames=args.frames.absolute() if args.frames else None,
             published=Path(published).absolute() if published else None,
         )
-        record.write()
-        left = args.minutes * 60
-        for section in record.sections:
-            # What a section leaves goes to those after it.
-            waiting = sum(SECTIONS[name] for name in names[names.index(section.name) :])
-            run_section(section, settings, left * SECTIONS[section.name] / waiting, record)
-            left -= section.elapsed()
-            print(f"{section.name}: {section.state}, {section.elapsed():.0f} s", flush=True)
+        PLAN.run(record, settings, args.minutes)
     print(record.tables())
     return int(any(section.error for section in record.sections))
 
