@@ -78,6 +78,10 @@ format: setup
 bench: setup
 	$(BIN)/python -m benchmarks.run
 
+.PHONY: test-gpu
+test-gpu: setup
+	$(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS)
+
 # On a GPU with torch; AUTOGAZE_SRC names a checkout of the published model. BENCH_ARGS='--only latency --minutes 2'.
 # bench-gpu-server is the same through the real server.
 .PHONY: bench-gpu bench-gpu-server

@@ -37,7 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 1 where a section failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     add_common_arguments(parser, PLAN, Path("build/bench/gpu"))
-    parser.add_argument("--frames", type=Path, metavar="NPY", help="real frames, uint8 [clips, T, H, W, 3]")
+    parser.add_argument(
+        "--frames",
+        type=Path,
+        metavar="NPY",
+        default=os.environ.get("AUTOGAZE_FRAMES"),
+        help="real frames, uint8 [clips, T, H, W, 3]",
+    )
     args = parser.parse_args(arguments)
     published = os.environ.get("AUTOGAZE_SRC")
     record = Record(args.out / "gpu.json", PLAN.chosen(args.only, parser))
