@@ -29,6 +29,13 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
         yield {"what": f"matrix product, {kind}", "TFLOP/s": rate / 1e12}
     models = context.models()
     schedule = context.schedule()
+    for model in list(models.values())[:1]:
+        floor = clip_floor(model.spec, schedule)
+        yield {
+            "what": "floor of a clip",
+            "GFLOP": floor.operations / 1e9,
+            "calls": floor.prefills + floor.steps,
+        }
     floats = list(random_clips(min(_DISTINCT, max(context.sizes.batches)), context.sizes.frames))
     pixels = [random_pixels(context.sizes.frames, 1000 + index) for index in range(len(floats))]
     published_time = 0.25 * context.left() if context.settings.published is not None else 0.0
