@@ -20,7 +20,6 @@ from benchmarks.gpu.floor import clip_floor
 from benchmarks.gpu.profiling import Activity, DeviceTime, by_name
 from benchmarks.gpu.record import Record, Section
 from benchmarks.gpu_server import perf_analyzer
-from benchmarks.gpu_server.cameras import RATE, Outcome
 
 
 def settings_in(folder: Path) -> Settings:
@@ -138,6 +137,9 @@ def test_a_failed_section_does_not_stop_the_next(tmp_path):
 
 
 def test_a_dropped_frame_came_after_the_next_but_one_was_due():
+    pytest.importorskip("tritonclient.grpc", reason="the cameras use the client")
+    from benchmarks.gpu_server.cameras import RATE, Outcome
+
     late = np.array([0.01, 2 / RATE - 1e-6, 2 / RATE + 1e-6, 0.5])
     outcome = Outcome.joined([Outcome(late, np.zeros(4), 3), Outcome(late[:1], np.zeros(1), 0)])
     assert (outcome.frames, outcome.dropped) == (8, 5)
