@@ -56,7 +56,7 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
                 yield {"precision": precision, "kernel cache": name, **_start(context, str(bundle), cache)}
 
 
-def _start(context: Context, bundle: str, cache: str) -> dict[str, float]:
+def _start(context: Context, bundle: str, cache: str) -> dict[str, Any]:
     schedule = json.dumps(context.schedule())
     command = [
         sys.executable,
@@ -72,15 +72,20 @@ def _start(context: Context, bundle: str, cache: str) -> dict[str, float]:
         for name in ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "CUDA_CACHE_PATH")
     }
     started = time.perf_counter()
-    outcome = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | folders,
-        capture_output=True,
-        text=True,
-        timeout=max(context.left() + 15, 15),
-        check=False,
-    )
+    limit = max(context.left() + 10, 15)
+    try:
+        outcome = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | folders,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        # What it has compiled by then serves the next start.
+        return {"process, s": None, "ended": f"no answer after {limit:.0f} s"}
     seconds = time.perf_counter() - started
     lines = [line for line in outcome.stdout.splitlines() if line.startswith(_MARK)]
     if outcome.returncode != 0 or not lines:

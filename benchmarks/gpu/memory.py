@@ -9,6 +9,7 @@ from typing import Any
 from autogaze_backend import GazeModel
 
 from benchmarks.gpu.context import Context, batch_of, random_clips
+from benchmarks.gpu.floor import clip_floor
 from benchmarks.gpu.streams import open_streams, step_all
 from benchmarks.gpu.throughput import run_rows
 
@@ -32,6 +33,7 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
             continue
         loaded = used(context)
         yield {"precision": precision, "what": "model loaded", "MiB": (loaded - before) / _MIB}
+        yield from _cache(precision, model, schedule)
         run_rows(model, floats, 1, schedule)
         one = used(context)
         yield {"precision": precision, "what": "after one clip", "MiB": (one - before) / _MIB}
@@ -49,6 +51,18 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
                 "MiB": grown / _MIB,
                 "KiB each": grown / 1024 / count,
             }
+
+
+def _cache(precision: str, model: GazeModel, schedule: list[int]) -> Iterator[dict[str, Any]]:
+    """Keys and values by their count, for engines that take the whole cache at the start."""
+    number = 2 if precision == "fast" else 4
+    kinds = {
+        "cache of a clip's row, by count": clip_floor(model.spec, schedule).positions,
+        "cache of a stream, 16 frames of 10 tokens, by count": clip_floor(model.spec, [10] * 16).positions,
+    }
+    for what, positions in kinds.items():
+        size = positions * clip_floor(model.spec, schedule).cache * number
+        yield {"precision": precision, "what": what, "MiB": size / _MIB, "KiB each": size / 1024}
 
 
 def _steady(

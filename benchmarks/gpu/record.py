@@ -102,7 +102,7 @@ class Record:
 
 
 def gpu_machine() -> dict[str, Any]:
-    """``report.machine`` with the GPU, its driver, and the commit."""
+    """``report.machine`` with the GPU, its driver, our variables, and the commit."""
     facts = machine()
     for package in _PACKAGES:
         try:
@@ -111,6 +111,9 @@ def gpu_machine() -> dict[str, Any]:
             continue
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit"]
     facts["gpus"] = _lines([*query, "--format=csv,noheader"])
+    facts["environment"] = {
+        name: os.environ[name] for name in sorted(os.environ) if name.startswith("AUTOGAZE_")
+    }
     facts["commit"] = next(iter(_lines(["git", "-C", str(ROOT), "rev-parse", "HEAD"])), None)
     facts["uncommitted"] = bool(_lines(["git", "-C", str(ROOT), "status", "--porcelain"]))
     return facts

@@ -94,21 +94,27 @@ def serving(context: Context, precision: str) -> Iterator[Served]:
 
 
 def gpu_memory() -> dict[str, float]:
-    """MiB of GPU memory of each model's process, by the driver's count; empty without a GPU."""
-    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
-    try:
-        outcome = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    except OSError:
-        return {}
+    """MiB of GPU memory of each model's process and of all together, by the driver; empty without a GPU."""
     found: dict[str, float] = {}
-    for line in outcome.stdout.splitlines() if outcome.returncode == 0 else ():
+    for line in _nvidia_smi("--query-compute-apps=pid,used_memory"):
         pid, _, used = line.partition(",")
         try:
             name, mib = process_name(int(pid)), float(used)
-        except ValueError:
+        except ValueError:  # "[N/A]" inside some containers and virtual machines
             continue
         found[name] = found.get(name, 0.0) + mib
+    for line in _nvidia_smi("--query-gpu=memory.used")[:1]:
+        found["the GPU in all"] = float(line)
     return found
+
+
+def _nvidia_smi(query: str) -> list[str]:
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    try:
+        outcome = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line for line in outcome.stdout.splitlines() if line.strip()] if outcome.returncode == 0 else []
 
 
 def process_name(pid: int) -> str:
