@@ -20,7 +20,7 @@ help:
 	@echo "make test    the test suite, against the real server"
 	@echo "make test-deploy  deploy/: linters, several servers behind nginx and Envoy, the entrypoint (2 minutes)"
 	@echo "make check   lint, format and type checks"
-	@echo "make bench   benchmarks of this machine"
+	@echo "make bench   benchmarks of this machine; bench-gpu: of its GPU (docs/performance.md)"
 	@echo "make setup   the development environment in $(VENV); setup-locked: with the locked versions"
 	@echo "make lock, licences, sbom, release-check: docs/releasing.md"
 
@@ -77,6 +77,18 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.run
+
+.PHONY: test-gpu
+test-gpu: setup
+	$(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS)
+
+# On a GPU with torch; AUTOGAZE_SRC names a checkout of the published model. BENCH_ARGS='--only latency --minutes 2'.
+# bench-gpu-server is the same through the real server.
+.PHONY: bench-gpu bench-gpu-server
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu $(BENCH_ARGS)
+bench-gpu-server: setup
+	$(BIN)/python -m benchmarks.gpu_server $(BENCH_ARGS)
 
 $(TOOLS)/.done: pyproject.toml
 	$(PYTHON) -m venv $(TOOLS)

@@ -5,26 +5,30 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-def load(checkout: Path, checkpoint: Path, threads: int) -> Callable[[np.ndarray, dict[str, Any]], Any]:
+def load(
+    checkout: Path, checkpoint: Path, threads: int, device: str = "cpu"
+) -> Callable[[np.ndarray, dict[str, Any]], Any]:
     """Loads the published model.
 
     Args:
         checkout: of NVlabs/AutoGaze; torch, transformers 4.51, einops, omegaconf and loguru are installed.
         checkpoint: folder of the weights.
         threads: of torch.
+        device: "cpu" or "cuda"; a video is copied there, and the call returns when the device is done.
 
     Returns:
         A function of a float32 video ``[B, T, 3, H, W]`` and the knobs of ``GazeModel.generate``.
     """
     import torch
 
-    model = _model(checkout, checkpoint, threads)
+    model = _model(checkout, checkpoint, threads).to(device)
 
     def run(video: np.ndarray, knobs: dict[str, Any]) -> Any:
         if "max_gaze_tokens_each_frame" in knobs:
@@ -36,7 +40,10 @@ def load(checkout: Path, checkpoint: Path, threads: int) -> Callable[[np.ndarray
                 ]
             }
         with torch.inference_mode():
-            return model({"video": torch.from_numpy(video)}, generate_only=True, **knobs)
+            answer = model({"video": torch.from_numpy(video).to(device)}, generate_only=True, **knobs)
+            if device != "cpu":
+                torch.cuda.synchronize()
+            return answer
 
     return run
 
@@ -78,7 +85,9 @@ def _model(checkout: Path, checkpoint: Path, threads: int) -> Any:
 
 def _stand_in_for_unused_imports() -> None:
     """It imports timm and wandb without using them at inference."""
-    import transformers  # noqa: F401  it looks for timm itself, and must not find a stand-in
+    # They look for timm and wandb themselves, accelerate too, and must not find a stand-in.
+    import transformers.modeling_utils
+    import transformers.models.llama.modeling_llama  # noqa: F401
 
     for name, attributes in {
         "timm": (),
@@ -91,6 +100,7 @@ def _stand_in_for_unused_imports() -> None:
             __import__(name)
         except ImportError:
             module = types.ModuleType(name)
+            module.__spec__ = ModuleSpec(name, None)
             for attribute in attributes:
                 setattr(module, attribute, object)
             sys.modules[name] = module

@@ -91,7 +91,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        # A small one keeps three digits: 0.995 is not 1.00.
+        return f"{value:.2f}" if value == 0 or abs(value) >= 1 else f"{value:.3g}"
+    return str(value)
 
 
 def write(path: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
