@@ -13,6 +13,7 @@ __all__ = [
     "InvalidInputError",
     "MissingExtraError",
     "NotFoundError",
+    "PlanMismatchError",
     "RequestCancelledError",
     "ServerUnavailableError",
     "StreamExpired",
@@ -34,6 +35,10 @@ class VideoDecodeError(InvalidInputError):
 
 class CheckpointError(InvalidInputError):
     """A checkpoint or bundle is incomplete, of the wrong shape or type, or of an unsupported architecture."""
+
+
+class PlanMismatchError(CheckpointError):
+    """Plans are whole but do not fit: another library, version, GPU, checkpoint or graph, or a missing bucket."""
 
 
 class NotFoundError(AutoGazeError):

@@ -14,6 +14,7 @@ _MODULES = {
         "InvalidInputError",
         "MissingExtraError",
         "NotFoundError",
+        "PlanMismatchError",
         "RequestCancelledError",
         "ServerUnavailableError",
         "StreamExpired",
