@@ -107,8 +107,7 @@ def select_plans(
     """
     wanted = precision or bundle.precision
     found = require_plans(bundle, kind)
-    _require_library(kind, machine)
-    gpu = _require_gpu(kind, machine, device)
+    gpu = require_machine(kind, machine, device)
     version = machine.libraries[kind]
     here = PlanTarget(kind, version, gpu.compute_capability, wanted)
     failures: list[tuple[int, AutoGazeError]] = []
@@ -177,15 +176,18 @@ def _check_buckets(bundle: Bundle, plans: PlanSet, here: PlanTarget, gpu: Gpu) -
 _CHECKS = (_check_runtime, _check_precision, _check_bundle, _check_buckets)
 
 
-def _require_library(kind: EngineKind, machine: Machine) -> None:
+def require_machine(kind: EngineKind, machine: Machine, device: int = 0) -> Gpu:
+    """The GPU that a library would run on.
+
+    Raises:
+        MissingExtraError: the library or ``cuda-python`` is not installed.
+        NoGpuError: there is no such GPU.
+    """
     if kind not in machine.libraries:
         reason = machine.library_errors.get(kind) or f"{kind.value} is not installed"
         raise MissingExtraError(reason)
     if machine.cuda_missing:
         raise MissingExtraError(machine.cuda_missing)
-
-
-def _require_gpu(kind: EngineKind, machine: Machine, device: int) -> Gpu:
     if not machine.gpus:
         raise NoGpuError(
             f"{kind.value} needs an NVIDIA GPU, but CUDA finds none ({machine.gpu_error}); start the container with "
