@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from autogaze_backend.bundle import FORMAT, MANIFEST_FILE, file_sha256
+from autogaze_backend.bundle import FORMAT, MANIFEST_FILE, Bundle, file_sha256
 from autogaze_backend.graphs import WEIGHTS_LOCATION, Phase
+from autogaze_backend.plans import Agreement
 from autogaze_backend.preprocessing import PreprocessingConfig
-from autogaze_client._errors import CheckpointError, InvalidInputError
+from autogaze_client._errors import CheckpointError, InvalidInputError, MissingExtraError
 from safetensors.numpy import save_file
 
 from autogaze_export.binding import bind_weights
@@ -22,7 +23,7 @@ from autogaze_export.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint
 from autogaze_export.graphs import SHIPPED, traced_graph
 
 ENGINES = ("onnxruntime",)
-PRECISIONS = ("exact",)
+PRECISIONS = ("exact", "fast")
 
 
 def build(
@@ -77,7 +78,7 @@ def build(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         staged = Path(folder) / "bundle"
         staged.mkdir()
-        _write(staged, loaded, traced, engine, precision)
+        write_bundle(staged, loaded, traced, precision)
         replaced = Path(folder) / "replaced"
         if out.exists():
             out.rename(replaced)
@@ -102,17 +103,38 @@ def _replaceable(out: Path) -> bool:
     return not found or (found <= own and {MANIFEST_FILE, WEIGHTS_LOCATION} <= found)
 
 
-def _write(
-    folder: Path, checkpoint: Checkpoint, graphs: dict[Phase, Path], engine: str, precision: str
+def write_bundle(
+    folder: Path,
+    checkpoint: Checkpoint,
+    traced: Mapping[Phase, Path],
+    precision: str,
+    *,
+    measure: bool = True,
 ) -> None:
+    """Writes the files of an ONNX Runtime bundle into an empty folder.
+
+    Args:
+        folder: exists and is empty.
+        checkpoint: whose weights are bound.
+        traced: the traced graph of each phase.
+        precision: "exact" or "fast".
+        measure: whether ``fast`` is compared with ``exact``, which takes seconds.
+    """
+    graphs = {phase: path.read_bytes() for phase, path in traced.items()}
+    types: dict[str, Any] = {}
+    if precision == "fast":
+        rewritten = {phase: _fast_graph(checkpoint, path) for phase, path in traced.items()}
+        graphs = {phase: graph for phase, (graph, _) in rewritten.items()}
+        types = {name: dtype for _, found in rewritten.values() for name, dtype in found.items()}
     weights = bind_weights(checkpoint.spec, checkpoint.tensors)
     save_file(
-        {name: weight.astype(np.float32) for name, weight in weights.items()}, folder / WEIGHTS_LOCATION
+        {name: weight.astype(types.get(name, np.float32)) for name, weight in weights.items()},
+        folder / WEIGHTS_LOCATION,
     )
     # safetensors writes for the owner alone; a server may run as someone else.
     (folder / WEIGHTS_LOCATION).chmod((folder / WEIGHTS_LOCATION).stat().st_mode | 0o044)
-    for path in graphs.values():
-        shutil.copyfile(path, folder / path.name)
+    for phase, graph in graphs.items():
+        (folder / f"{phase.value}.onnx").write_bytes(graph)
     (folder / CONFIG_FILE).write_text(json.dumps(checkpoint.config, indent=2) + "\n", encoding="utf-8")
 
     def entry(name: str) -> dict[str, Any]:
@@ -121,7 +143,7 @@ def _write(
     manifest = {
         "format": FORMAT,
         "autogaze_triton": version("autogaze-triton"),
-        "engine": engine,
+        "engine": "onnxruntime",
         "precision": precision,
         "checkpoint": {
             "source": checkpoint.source,
@@ -131,7 +153,33 @@ def _write(
         "architecture": checkpoint.spec.graph_name,
         "spec": checkpoint.spec.to_dict(),
         "preprocessing": asdict(PreprocessingConfig.from_processor(checkpoint.preprocessor)),
-        "graphs": {phase.value: entry(path.name) for phase, path in graphs.items()},
+        "graphs": {phase.value: entry(f"{phase.value}.onnx") for phase in graphs},
         "weights": entry(WEIGHTS_LOCATION),
     }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    if precision == "fast":
+        manifest["traced"] = {phase.value: file_sha256(path) for phase, path in traced.items()}
+        manifest["agreement"] = None
+    manifest_file = folder / MANIFEST_FILE
+    manifest_file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    if precision == "fast" and measure:
+        manifest["agreement"] = asdict(_measure(Bundle.load(folder), checkpoint, traced))
+        manifest_file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _fast_graph(checkpoint: Checkpoint, traced: Path) -> tuple[bytes, dict[str, Any]]:
+    try:
+        from autogaze_export.rewriting.variants import fast_for_onnxruntime, weight_types
+    except ImportError as error:
+        raise MissingExtraError.for_extra("precision 'fast'", "fast", error) from error
+    model = fast_for_onnxruntime(checkpoint.spec, traced)
+    return model.SerializeToString(deterministic=True), weight_types(model)
+
+
+def _measure(fast: Bundle, checkpoint: Checkpoint, traced: Mapping[Phase, Path]) -> Agreement:
+    try:
+        from autogaze_export.agreement import measure_agreement, sample_clips
+    except ImportError as error:
+        raise MissingExtraError.for_extra("precision 'fast'", "fast", error) from error
+    with tempfile.TemporaryDirectory(dir=fast.path.parent) as folder:
+        write_bundle(Path(folder), checkpoint, traced, "exact")
+        return measure_agreement(Bundle.load(folder), fast, sample_clips(fast))
