@@ -17,9 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from autogaze_backend.bundle import Bundle, file_sha256
-from autogaze_backend.graphs import Phase, cache_names
+from autogaze_backend.graphs import Phase, cache_names, signature
 from autogaze_backend.plans import Bucket, EngineKind, GraphVariant, Plan, PlanSet, PlanTarget
 from autogaze_backend.spec import ModelSpec
 from safetensors.numpy import load_file
@@ -233,18 +232,16 @@ class ILogger:
         pass
 
 
-_TYPES = {
-    "tensor(float)": DataType.FLOAT,
-    "tensor(float16)": DataType.HALF,
-    "tensor(int64)": DataType.INT64,
-    "tensor(bool)": DataType.BOOL,
-}
-_NUMPY = {
-    DataType.FLOAT: np.float32,
-    DataType.HALF: np.float16,
-    DataType.INT64: np.int64,
-    DataType.BOOL: np.bool_,
-}
+_INTEGERS = {"pending", "order", "last", "group", "write_index", "budget", "ids", "count"}
+_FLAGS = {"chosen", "new_chosen", "finished"}
+NUMPY = {DataType.FLOAT: np.float32, DataType.INT64: np.int64, DataType.BOOL: np.bool_}
+
+
+def data_type(name: str) -> DataType:
+    """Of a tensor of an exact plan."""
+    if name in _INTEGERS:
+        return DataType.INT64
+    return DataType.BOOL if name in _FLAGS else DataType.FLOAT
 
 
 @dataclass
@@ -273,10 +270,12 @@ class FakeTensorRt:
     ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED=2)
 
     def __post_init__(self) -> None:
-        self._sessions: dict[tuple[str, Phase], tuple[ort.InferenceSession, Any]] = {}
+        self._sessions: dict[tuple[str, Phase], tuple[Any, Any]] = {}
 
-    def session(self, bundle: str, phase: Phase) -> ort.InferenceSession:
+    def session(self, bundle: str, phase: Phase) -> Any:
         """The bundle's own graph, opened once."""
+        import onnxruntime as ort
+
         key = (bundle, phase)
         if key not in self._sessions:
             loaded = Bundle.load(bundle)
@@ -303,6 +302,9 @@ class FakeTensorRt:
             return FakeEngine(self, described)
 
         return SimpleNamespace(deserialize_cuda_engine=deserialize_cuda_engine)
+
+    def new_context(self, engine: FakeEngine) -> FakeContext:
+        return FakeContext(engine)
 
     def Weights(self, array: np.ndarray) -> np.ndarray:  # noqa: N802
         return array
@@ -336,18 +338,19 @@ class FakeEngine:
     def __init__(self, trt: FakeTensorRt, described: dict[str, Any]) -> None:
         self.trt, self.name = trt, described["name"]
         self.phase = Phase(described["phase"])
-        self.session = trt.session(described["bundle"], self.phase)
+        self.bundle = described["bundle"]
         self.weights: dict[str, np.ndarray] = {}
-        spec = Bundle.load(described["bundle"]).spec
-        self.caches = () if self.phase is Phase.ENCODER else cache_names(spec)
-        shapes = tensor_shapes(spec, self.phase, described["rows"], described["length"])
-        self.tensors: dict[str, tuple[TensorIOMode, tuple[int, ...], DataType]] = {}
-        for item in self.session.get_inputs():
-            self.tensors[item.name] = (TensorIOMode.INPUT, shapes[item.name], _TYPES[item.type])
+        self.spec = Bundle.load(self.bundle).spec
+        self.caches = () if self.phase is Phase.ENCODER else cache_names(self.spec)
+        shapes = tensor_shapes(self.spec, self.phase, described["rows"], described["length"])
+        names = signature(self.spec, self.phase)
+        self.tensors: dict[str, tuple[TensorIOMode, tuple[int, ...], DataType]] = {
+            name: (TensorIOMode.INPUT, shapes[name], data_type(name)) for name in names.inputs
+        }
         if trt.extra_input:
             self.tensors[trt.extra_input] = (TensorIOMode.INPUT, (1,), DataType.FLOAT)
-        for item in self.session.get_outputs():
-            self.tensors[item.name] = (TensorIOMode.OUTPUT, shapes[item.name], _TYPES[item.type])
+        for name in names.outputs:
+            self.tensors[name] = (TensorIOMode.OUTPUT, shapes[name], data_type(name))
 
     @property
     def num_io_tensors(self) -> int:
@@ -372,7 +375,7 @@ class FakeEngine:
     def create_execution_context(self, strategy: int) -> FakeContext:
         assert strategy == 2
         self.trt.events.append(("context", self.name))
-        context = FakeContext(self)
+        context = self.trt.new_context(self)
         self.trt.contexts.append(context)
         return context
 
@@ -396,7 +399,7 @@ class FakeContext:
         trt, (_, shape, dtype) = self.engine.trt, self.engine.tensors[name]
         assert address % 256 == 0, (name, address)
         assert name not in self.addresses, f"{name} was bound twice"
-        trt.cuda.check(address, int(np.prod(shape)) * np.dtype(_NUMPY[dtype]).itemsize)
+        trt.cuda.check(address, int(np.prod(shape)) * np.dtype(NUMPY[dtype]).itemsize)
         self.addresses[name] = address
         trt.events.append(("bind", self.engine.name))
         return True
@@ -420,10 +423,10 @@ class FakeContext:
 
     def _array(self, name: str) -> np.ndarray:
         _, shape, dtype = self.engine.tensors[name]
-        size = int(np.prod(shape)) * np.dtype(_NUMPY[dtype]).itemsize
+        size = int(np.prod(shape)) * np.dtype(NUMPY[dtype]).itemsize
         self.engine.trt.cuda.check(self.addresses[name], size)
         raw = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(self.addresses[name]))
-        return raw.view(_NUMPY[dtype]).reshape(shape)
+        return raw.view(NUMPY[dtype]).reshape(shape)
 
     def _run(self) -> None:
         self.runs += 1
@@ -431,8 +434,16 @@ class FakeContext:
         inputs = {name: self._array(name).copy() for name in names if name != self.engine.trt.extra_input}
         self.check_rules(inputs)
         outputs = [name for name in self.engine.tensors if name not in names]
-        for name, value in zip(outputs, self.engine.session.run(outputs, inputs), strict=True):
+        values = self.compute(outputs, inputs)
+        for name, value in zip(outputs, values, strict=True):
+            assert self._array(name).dtype == value.dtype, name
             self._array(name)[...] = value
+
+    def compute(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Runs the graph itself."""
+        session = self.engine.trt.session(self.engine.bundle, self.engine.phase)
+        values: list[np.ndarray] = session.run(outputs, inputs)
+        return values
 
     def check_rules(self, inputs: dict[str, np.ndarray]) -> None:
         """What no layer of TensorRT checks: writes out of bounds are ignored silently there."""
