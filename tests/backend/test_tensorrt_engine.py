@@ -548,6 +548,22 @@ def test_the_real_library_refuses_what_is_no_plan():
     api.close()
 
 
+def test_what_the_golden_clips_gave_is_written_into_the_manifest(small, golden, tmp_path):
+    from gpu.golden_parity import record, run_cases
+
+    box = small(plans={"rows": (1, 2), "lengths": (2048,), "frames": (1,)})
+    case = golden("row_a")
+    wrong = replace(
+        case, name="wrong", expected={**case.expected, "gazing_pos": case.expected["gazing_pos"] + 1}
+    )
+    outcome = run_cases(box.model, [case, wrong])
+    assert (outcome.cases, outcome.different) == (2, ("wrong",))
+    noted = record(box.plans, outcome, gpu="NVIDIA L4", driver="13.0")
+    found = PlanSet.load(box.plans.path)
+    assert found == noted
+    assert (found.parity.gpu, found.parity.cases, found.parity.identical) == ("NVIDIA L4", 2, 1)
+
+
 def test_plans_are_read_as_written(bundle, tmp_path):
     made = write_plans(bundle("release"), tmp_path, **SMALL)
     assert PlanSet.load(made.path) == made

@@ -209,7 +209,7 @@ def import_tensorrt(kind: EngineKind) -> Any:
         except Exception as broken:
             error = ImportError(f"{name} ({broken})")
     assert error is not None
-    raise MissingExtraError.for_extra(kind.value, "tensorrt", error) from error
+    raise MissingExtraError.for_extra(kind.value, kind.value, error) from error
 
 
 def _logger(trt: Any, words: list[str]) -> Any:
