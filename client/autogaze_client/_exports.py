@@ -14,6 +14,7 @@ _MODULES = {
         "InvalidInputError",
         "MissingExtraError",
         "NotFoundError",
+        "PlanBuildError",
         "PlanMismatchError",
         "RequestCancelledError",
         "ServerUnavailableError",

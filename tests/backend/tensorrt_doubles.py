@@ -232,16 +232,18 @@ class ILogger:
         pass
 
 
-_INTEGERS = {"pending", "order", "last", "group", "write_index", "budget", "ids", "count"}
-_FLAGS = {"chosen", "new_chosen", "finished"}
-NUMPY = {DataType.FLOAT: np.float32, DataType.INT64: np.int64, DataType.BOOL: np.bool_}
-
-
-def data_type(name: str) -> DataType:
-    """Of a tensor of an exact plan."""
-    if name in _INTEGERS:
-        return DataType.INT64
-    return DataType.BOOL if name in _FLAGS else DataType.FLOAT
+_ONNX = {
+    "tensor(float)": DataType.FLOAT,
+    "tensor(float16)": DataType.HALF,
+    "tensor(int64)": DataType.INT64,
+    "tensor(bool)": DataType.BOOL,
+}
+NUMPY = {
+    DataType.FLOAT: np.float32,
+    DataType.HALF: np.float16,
+    DataType.INT64: np.int64,
+    DataType.BOOL: np.bool_,
+}
 
 
 @dataclass
@@ -306,6 +308,14 @@ class FakeTensorRt:
     def new_context(self, engine: FakeEngine) -> FakeContext:
         return FakeContext(engine)
 
+    def data_type(self, engine: FakeEngine, name: str) -> DataType:
+        """Of a tensor, as ONNX Runtime says."""
+        session = self.session(engine.bundle, engine.phase)
+        (found,) = [
+            item.type for item in (*session.get_inputs(), *session.get_outputs()) if item.name == name
+        ]
+        return _ONNX[found]
+
     def Weights(self, array: np.ndarray) -> np.ndarray:  # noqa: N802
         return array
 
@@ -345,12 +355,12 @@ class FakeEngine:
         shapes = tensor_shapes(self.spec, self.phase, described["rows"], described["length"])
         names = signature(self.spec, self.phase)
         self.tensors: dict[str, tuple[TensorIOMode, tuple[int, ...], DataType]] = {
-            name: (TensorIOMode.INPUT, shapes[name], data_type(name)) for name in names.inputs
+            name: (TensorIOMode.INPUT, shapes[name], trt.data_type(self, name)) for name in names.inputs
         }
         if trt.extra_input:
             self.tensors[trt.extra_input] = (TensorIOMode.INPUT, (1,), DataType.FLOAT)
         for name in names.outputs:
-            self.tensors[name] = (TensorIOMode.OUTPUT, shapes[name], data_type(name))
+            self.tensors[name] = (TensorIOMode.OUTPUT, shapes[name], trt.data_type(self, name))
 
     @property
     def num_io_tensors(self) -> int:

@@ -12,7 +12,9 @@ from autogaze_backend import GazeModel
 from autogaze_backend.bundle import Bundle
 from autogaze_backend.engine import Limits
 from autogaze_backend.graphs import Phase, cache_names
-from autogaze_backend.plans import Bucket, EngineKind, PlanSet
+from autogaze_backend.plan_selection import Gpu, select_plans
+from autogaze_backend.plan_selection import Machine as PlanMachine
+from autogaze_backend.plans import Bucket, EngineKind, PlanSet, PlanTensor
 from autogaze_client import (
     AutoGazeGenerateOutput,
     InvalidInputError,
@@ -26,8 +28,9 @@ from hypothesis import strategies as st
 pytest.importorskip("cuda.bindings.runtime", reason="the extra cuda is not installed")
 
 from autogaze_backend.tensorrt_engine import CudaError, PlanExecutionError, TensorRtEngine
-from autogaze_backend.tensorrt_engine.api import TensorRt
+from autogaze_backend.tensorrt_engine.api import Binding, TensorRt
 from autogaze_backend.tensorrt_engine.cuda import Cuda
+from autogaze_backend.tensorrt_engine.opening import Grid, check_bindings
 
 from backend.tensorrt_doubles import FakeCuda, FakeTensorRt, write_plans
 from backend.test_goldens import CASES
@@ -546,6 +549,82 @@ def test_the_real_library_refuses_what_is_no_plan():
     with pytest.raises(PlanMismatchError, match=r"refuses x.plan.*(magicTag|incompatible)[\s\S]*; remedy"):
         api.deserialize(b"no plan" * 20, "x.plan", "remedy")
     api.close()
+
+
+def test_fast_plans_keep_their_caches_in_half_precision_and_agree_with_float32(
+    seeded_checkpoint, bundle, tmp_path
+):
+    from autogaze_backend.onnxruntime_engine import OnnxRuntimeEngine
+    from autogaze_export import build
+    from autogaze_export.agreement import ShadowedEngine
+
+    pytest.importorskip("onnx", reason="the extra fast is not installed")
+    fast = build(seeded_checkpoint(), tmp_path / "fast", precision="fast")
+    box = Machine(fast, tmp_path, plans={"rows": (2,), "lengths": (512,), "frames": (1,)})
+    assert box.context(Bucket(Phase.STEP, 2, 512)).engine.get_tensor_dtype("key_0").name == "HALF"
+    box.engine.reads_logits = True
+    shadowed = ShadowedEngine(OnnxRuntimeEngine(Bundle.load(bundle("release"))), box.engine)
+    GazeModel(box.bundle, shadowed).generate(video(2, 1, 2), max_gaze_tokens_each_frame=60)
+    agreement = shadowed.agreement("doubles")
+    assert agreement.choices == 240
+    assert agreement.equal >= 0.97
+    shadowed.close()
+    assert box.cuda.memory == {}
+
+
+def test_a_manifest_that_lists_other_tensors_is_refused(small):
+    def misstate(box: Machine) -> None:
+        bucket = Bucket(Phase.STEP, 1, 256)
+        tensor = PlanTensor("budget", "int32", (1,), True)
+        plans = {**box.plans.plans, bucket: replace(box.plans.plans[bucket], tensors=(tensor,))}
+        box.plans = replace(box.plans, plans=plans)
+
+    with pytest.raises(
+        PlanMismatchError, match=r"budget of step-r1-l256.plan is int64 \[1\], .* says int32 \[1\]"
+    ):
+        small(change=misstate)
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_plans_that_the_real_builder_wrote_are_what_the_executor_expects(
+    precision, seeded_checkpoint, tmp_path
+):
+    """Built by TensorRT-RTX for another GPU: its own list of tensors passes the checks of loading."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed")
+    pytest.importorskip("onnx", reason="the extra tensorrt-rtx is not installed")
+    from autogaze_backend.plans import plan_folders
+    from autogaze_export import build
+    from autogaze_export.tensorrt.options import PlanOptions
+
+    options = PlanOptions(((8, 9),), batch_buckets=(1, 2), length_buckets=(256,), frame_buckets=(1,))
+    path = build(
+        seeded_checkpoint(), tmp_path / "bundle", engine="tensorrt-rtx", precision=precision, plans=options
+    )
+    loaded = Bundle.load(path)
+    (folder,) = plan_folders(path)
+    plans = PlanSet.load(folder)
+    grid = Grid.of(plans)
+    assert (grid.rows, grid.lengths, grid.frames) == ((1, 2), (256,), (1,))
+    for bucket in grid.buckets:
+        plan = plans.plans[bucket]
+        bindings = [Binding(t.name, t.is_input, t.shape, np.dtype(t.dtype), t.alias) for t in plan.tensors]
+        check_bindings(plan, bindings, loaded.spec, "")
+        aliases = {b.name: b.alias for b in bindings if b.alias}
+        caches = () if bucket.phase is Phase.ENCODER else cache_names(loaded.spec)
+        assert aliases == {f"new_{name}": name for name in caches}
+    # Here is no GPU that runs them, which selection says before it opens anything.
+    machine = PlanMachine(
+        (Gpu("RTX 4090", (8, 9)),), libraries={EngineKind.TENSORRT_RTX: plans.target.version}
+    )
+    chosen = select_plans(loaded, EngineKind.TENSORRT_RTX, machine, precision=precision)
+    assert chosen == plans
+    with pytest.raises(PlanMismatchError, match=r"capability 8.9, but NVIDIA L4 has 8.0"):
+        select_plans(
+            loaded,
+            EngineKind.TENSORRT_RTX,
+            replace(machine, gpus=(Gpu("NVIDIA L4", (8, 0)),)),
+            precision=precision,
+        )
 
 
 def test_what_the_golden_clips_gave_is_written_into_the_manifest(small, golden, tmp_path):

@@ -15,8 +15,11 @@ from autogaze_backend.bundle import Bundle
 from autogaze_backend.graphs import Phase
 from autogaze_export import modeling
 from autogaze_export.tracing import build_module
-from backend.tensorrt_doubles import NUMPY, FakeContext, FakeEngine, FakeTensorRt, TensorIOMode
+from backend.tensorrt_doubles import NUMPY, DataType, FakeContext, FakeEngine, FakeTensorRt, TensorIOMode
 from safetensors.numpy import load_file
+
+_INTEGERS = {"pending", "order", "last", "group", "write_index", "budget", "ids", "count"}
+_FLAGS = {"chosen", "new_chosen", "finished"}
 
 
 def scatter_cache(cache: torch.Tensor, update: torch.Tensor, write_index: torch.Tensor) -> torch.Tensor:
@@ -59,6 +62,11 @@ class TorchTensorRt(FakeTensorRt):
             self._modules[key] = build_module(loaded.spec, phase, weights).cuda()
             torch.cuda.synchronize()
         return self._modules[key]
+
+    def data_type(self, engine: FakeEngine, name: str) -> DataType:
+        if name in _INTEGERS:
+            return DataType.INT64
+        return DataType.BOOL if name in _FLAGS else DataType.FLOAT
 
     def new_context(self, engine: FakeEngine) -> FakeContext:
         # Before any capture: a graph's passing tensors are given back to torch, and must not be where weights lie.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from autogaze_client._errors import PlanMismatchError
 from numpy.typing import NDArray
 
 from autogaze_backend.graphs import Phase, cache_names, signature
-from autogaze_backend.plans import Bucket, PlanSet
+from autogaze_backend.plans import Bucket, Plan, PlanSet
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.tensorrt_engine.api import Binding, TensorRt
 from autogaze_backend.tensorrt_engine.cuda import Cuda
@@ -116,9 +116,9 @@ def open_plans(
         engine = api.deserialize(path.read_bytes(), str(path), remedy)
         if plans.stripped:
             api.refit(engine, weights or {}, str(path))
-        found = OpenedPlan(plan.file, engine, api.bindings(engine, plan.file), api.scratch_size(engine))
-        _check_names(found, spec, bucket, remedy)
-        opened[bucket] = found
+        bindings = api.bindings(engine, plan.file)
+        check_bindings(plan, bindings, spec, remedy)
+        opened[bucket] = OpenedPlan(plan.file, engine, bindings, api.scratch_size(engine))
     return opened
 
 
@@ -160,25 +160,39 @@ def cache_dtype(opened: Mapping[Bucket, OpenedPlan], spec: ModelSpec) -> np.dtyp
     return found.pop()
 
 
-def _check_names(plan: OpenedPlan, spec: ModelSpec, bucket: Bucket, remedy: str) -> None:
-    names = signature(spec, bucket.phase)
+def check_bindings(plan: Plan, bindings: Sequence[Binding], spec: ModelSpec, remedy: str) -> None:
+    """Checks that an engine's tensors are those of its phase and bucket, and those that its manifest lists.
+
+    Raises:
+        PlanMismatchError: a name, shape or type differs.
+    """
+    names = signature(spec, plan.bucket.phase)
     for kind, expected, found in (
-        ("inputs", names.inputs, [b for b in plan.bindings if b.is_input]),
-        ("outputs", names.outputs, [b for b in plan.bindings if not b.is_input]),
+        ("inputs", names.inputs, [b for b in bindings if b.is_input]),
+        ("outputs", names.outputs, [b for b in bindings if not b.is_input]),
     ):
         here = {binding.name for binding in found}
         if here != set(expected):
             unknown, missing = sorted(here - set(expected)), sorted(set(expected) - here)
             raise PlanMismatchError(
-                f"{plan.name} has {kind} that this version does not know ({', '.join(unknown) or 'none'}) or "
+                f"{plan.file} has {kind} that this version does not know ({', '.join(unknown) or 'none'}) or "
                 f"lacks some ({', '.join(missing) or 'none'}); {remedy}"
             )
-    for name, axis, size in _sizes(spec, bucket):
-        shape = plan.binding(name).shape
+    shapes = {binding.name: binding.shape for binding in bindings}
+    for name, axis, size in _sizes(spec, plan.bucket):
+        shape = shapes[name]
         if len(shape) <= axis or shape[axis] != size:
             raise PlanMismatchError(
-                f"{name} of {plan.name} has the shape {list(shape)}, but its manifest says {bucket.rows} rows and "
-                f"length {bucket.length}; {remedy}"
+                f"{name} of {plan.file} has the shape {list(shape)}, but its manifest says {plan.bucket.rows} rows and "
+                f"length {plan.bucket.length}; {remedy}"
+            )
+    listed = {tensor.name: (tensor.shape, np.dtype(tensor.dtype)) for tensor in plan.tensors}
+    for binding in bindings:
+        recorded = listed.get(binding.name, (binding.shape, binding.dtype))
+        if recorded != (binding.shape, binding.dtype):
+            raise PlanMismatchError(
+                f"{binding.name} of {plan.file} is {binding.dtype} {list(binding.shape)}, but its manifest says "
+                f"{recorded[1]} {list(recorded[0])}; {remedy}"
             )
 
 
@@ -207,6 +221,3 @@ def _fitting(rows: set[int], most: int | None, plans: PlanSet) -> tuple[int, ...
 
 def _joined(values: tuple[int, ...]) -> str:
     return ",".join(map(str, values))
-
-
-__all__ = ["LAST", "RECORD", "Binding", "Grid", "cache_dtype", "open_graphs", "open_plans"]
