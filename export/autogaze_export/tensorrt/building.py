@@ -164,6 +164,11 @@ def _build_plan(
 ) -> Plan:
     start = time.perf_counter()
     static = with_static_shapes(model, _sizes(spec, bucket))
+    if options.keep_onnx is not None:
+        with _space(options.keep_onnx):
+            options.keep_onnx.mkdir(parents=True, exist_ok=True)
+        kept = options.keep_onnx / Path(bucket.file).with_suffix(".onnx").name
+        _write(kept, static.SerializeToString(deterministic=True))
     network, parser, report = parse_network(library, static, spec, bucket, plans.variant)
     known = timing.read_bytes() if timing is not None and timing.is_file() else b""
     config = library.configuration(options, plans.target.compute_capability, known)
