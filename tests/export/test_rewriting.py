@@ -239,6 +239,31 @@ def test_a_fast_bundle_is_built_served_and_says_how_well_it_agrees(seeded_checkp
             stream.step(video[:, frame], gazing_ratio=0.3)
 
 
+def test_emulated_float16_agrees_on_the_open_checkpoint_and_a_real_video(tmp_path, bunny):
+    """Short; docs/tensorrt.md has the figures of three videos. The goal of 99.5 % is not reached."""
+    from autogaze_backend.preprocessing import preprocess
+    from autogaze_client.video import VideoReader
+    from autogaze_export.bundle_writer import write_bundle
+    from autogaze_export.tensorrt.building import PlanSource
+    from autogaze_export.tensorrt.measuring import emulated_bundle
+
+    opened = load_checkpoint("open")
+    traced = {phase: traced_graph(opened.spec, phase) for phase in Phase}
+    for name in ("exact", "fast"):
+        (tmp_path / name).mkdir()
+    write_bundle(tmp_path / "exact", opened, traced, "exact")
+    exact = Bundle.load(tmp_path / "exact")
+    weights = bind_weights(opened.spec, opened.tensors)
+    source = PlanSource(opened.spec, traced, {}, weights, opened.sha256)
+    fast = emulated_bundle(exact, source, GraphVariant.OPSET24, tmp_path / "fast")
+    frames = np.stack(list(VideoReader(bunny, start_frame=10, frame_stride=3, max_frames=4)))
+    video = preprocess(frames, exact.preprocessing, opened.spec.input_size)[None]
+    found = measure_agreement(exact, fast, video)
+    assert found.choices == 4 * 198
+    assert found.equal >= 0.98
+    assert 0 < found.max_task_loss_difference < 0.01
+
+
 def test_an_engine_agrees_with_itself(bundle):
     exact = Bundle.load(bundle())
     found = measure_agreement(exact, exact, sample_clips(exact, clips=1, frames=2), gazing_ratio=0.2)

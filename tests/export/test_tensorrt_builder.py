@@ -338,6 +338,47 @@ def test_what_the_library_cannot_do_is_refused(options, message, seeded_checkpoi
         )
 
 
+def test_every_weight_can_be_stripped_and_given_back_by_its_name(library, loaded):
+    """As far as it goes without a GPU: the marks are set, the stripped build itself compiles on one."""
+    weights = bind_weights(loaded.spec, loaded.tensors)
+    for phase in Phase:
+        for variant in GraphVariant:
+            model = for_builder(loaded.spec, traced_graph(loaded.spec, phase), variant, "fast")
+            network, _parser, _ = networks.parse_network(
+                library, filled(loaded, model, phase), loaded.spec, BUCKETS[phase], variant
+            )
+            prefix = "encoder." if phase is Phase.ENCODER else "decoder."
+            names = [name for name in weights if name.startswith(prefix)]
+            networks.mark_refittable(library, network, names)
+            assert all(network.are_weights_marked_refittable(name) for name in names)
+            with pytest.raises(PlanBuildError, match="does not know the weight nonsense"):
+                networks.mark_refittable(library, network, ["nonsense"])
+
+
+def test_the_configuration_of_the_other_library_on_the_same_api(library):
+    """TensorRT's options, set on TensorRT-RTX's classes: the two share their names."""
+    trt = library.trt
+    other = TensorRTLibrary(EngineKind.TENSORRT_RTX)
+    other.kind = EngineKind.TENSORRT
+    options = PlanOptions(version_compatible=True, strip_weights=True)
+    config = other.configuration(options, (8, 9), b"")
+    for name in ("VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_INDIVIDUAL"):
+        assert config.get_flag(getattr(trt.BuilderFlag, name))
+    assert not config.get_flag(trt.BuilderFlag.TF32)
+    assert len(other.timing(config)) > 0
+    plain = library.configuration(PlanOptions(), (8, 9), b"")
+    assert not any(
+        plain.get_flag(getattr(trt.BuilderFlag, n)) for n in ("TF32", "STRIP_PLAN", "VERSION_COMPATIBLE")
+    )
+    assert plain.get_compute_capability(0) == trt.ComputeCapability.SM89
+    for version, variant in (("10.14.1", "plain"), ("10.15.1.29", "opset24"), ("11.4.0", "opset24")):
+        other.version = version
+        assert other.variant.value == variant
+    if local_gpu() is None:
+        with pytest.raises(InvalidInputError, match=r"measures kernels on the GPU .* --engine tensorrt-rtx"):
+            other.targets(PlanOptions())
+
+
 @pytest.mark.skipif(local_gpu() is not None, reason="tests what happens without a GPU, and there is one")
 def test_without_a_gpu_a_target_must_be_named_and_weights_stay_in(seeded_checkpoint, tmp_path):
     out = tmp_path / "bundle"

@@ -50,6 +50,12 @@ class Command:
             "--strip-weights", action="store_true", help="plans without weights, refitted at load"
         )
         plans.add_argument("--timing-cache", type=Path, help="file of measured kernels (default: one a GPU)")
+        plans.add_argument(
+            "--keep-onnx",
+            type=Path,
+            metavar="DIR",
+            help="keep the graph of each plan that is built, weights inside",
+        )
 
     def run(self, args: argparse.Namespace) -> int:
         """Builds and prints the bundle's path."""
@@ -84,7 +90,7 @@ def _options(args: argparse.Namespace) -> PlanOptions | None:
         if args.graph_variant not in known:
             raise InvalidInputError(f"--graph-variant is {args.graph_variant!r}; pass {' or '.join(known)}")
         given["variant"] = GraphVariant(args.graph_variant)
-    for name in ("version_compatible", "hardware_compatible", "strip_weights", "timing_cache"):
+    for name in ("version_compatible", "hardware_compatible", "strip_weights", "timing_cache", "keep_onnx"):
         if value := getattr(args, name):
             given[name] = value
     if args.engine == "onnxruntime":

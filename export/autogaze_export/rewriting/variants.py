@@ -19,6 +19,9 @@ from autogaze_export.rewriting.plain import plain
 
 Array = NDArray[Any]
 
+# What the names of weights begin with, and no constant's does.
+WEIGHT_PREFIXES = ("encoder.", "decoder.")
+
 
 def read_graph(path: Path) -> Any:
     """A traced graph, its weights left outside."""

@@ -33,9 +33,9 @@ from autogaze_backend.spec import ModelSpec
 from autogaze_client._errors import CheckpointError, NotFoundError, PlanBuildError
 from numpy.typing import NDArray
 
-from autogaze_export.rewriting.variants import for_builder, with_static_shapes, with_weights
+from autogaze_export.rewriting.variants import WEIGHT_PREFIXES, for_builder, with_static_shapes, with_weights
 from autogaze_export.tensorrt.library import TensorRTLibrary, local_gpu
-from autogaze_export.tensorrt.network import parse_network
+from autogaze_export.tensorrt.network import mark_refittable, parse_network
 from autogaze_export.tensorrt.options import PlanOptions
 from autogaze_export.tensorrt.progress import progress_bar
 
@@ -164,7 +164,15 @@ def _build_plan(
 ) -> Plan:
     start = time.perf_counter()
     static = with_static_shapes(model, _sizes(spec, bucket))
+    if options.keep_onnx is not None:
+        with _space(options.keep_onnx):
+            options.keep_onnx.mkdir(parents=True, exist_ok=True)
+        kept = options.keep_onnx / Path(bucket.file).with_suffix(".onnx").name
+        _write(kept, static.SerializeToString(deterministic=True))
     network, parser, report = parse_network(library, static, spec, bucket, plans.variant)
+    if options.strip_weights:
+        weights = (item.name for item in static.graph.initializer)
+        mark_refittable(library, network, (name for name in weights if name.startswith(WEIGHT_PREFIXES)))
     known = timing.read_bytes() if timing is not None and timing.is_file() else b""
     config = library.configuration(options, plans.target.compute_capability, known)
     library.messages.clear()

@@ -139,13 +139,16 @@ class TensorRTLibrary:
         trt = self.trt
         config = self.builder.create_builder_config()
         # exact means float32: no TF32 on the matrix units.
-        config.clear_flag(trt.BuilderFlag.TF32)
+        if (tf32 := getattr(trt.BuilderFlag, "TF32", None)) is not None:
+            config.clear_flag(tf32)
         if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
         if options.hardware_compatible:
             config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
         if options.strip_weights:
+            # Only what is marked is stripped: the executor has weights, and not the graph's constants.
             config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+            config.set_flag(trt.BuilderFlag.REFIT_INDIVIDUAL)
         if self.kind is EngineKind.TENSORRT_RTX:
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(trt.ComputeCapability, "SM{}{}".format(*capability)), 0)

@@ -8,7 +8,7 @@ ONNX gives it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,27 @@ def parse_network(
     return network, parser, report
 
 
+def mark_refittable(library: TensorRTLibrary, network: Any, names: Iterable[str]) -> None:
+    """Marks the weights that a stripped plan leaves out and a refit gives back.
+
+    Raises:
+        PlanBuildError: the network does not know a weight by its name, so no refit could give it back.
+    """
+    for name in names:
+        library.messages.clear()
+        if not network.mark_weights_refittable(name):
+            raise PlanBuildError(
+                f"{library.kind.value} {library.version} does not know the weight {name}: {library.said()}; leave "
+                "--strip-weights out"
+            )
+
+
+def _causal(attention: Any) -> bool:
+    # The kind came with 10.16; before, there is only yes or no.
+    kind = getattr(attention, "causal_kind", None)
+    return bool(attention.causal) if kind is None else kind.name != "NONE"
+
+
 def _report(
     network: Any, spec: ModelSpec, phase: Phase, attentions: list[Any], types: Mapping[str, int]
 ) -> NetworkReport:
@@ -121,7 +142,7 @@ def _report(
     found = tuple(
         AttentionFound(
             _type_name(item.get_input(0)),
-            tuple(item.mask.shape) if item.mask is not None and item.causal_kind.name == "NONE" else (),
+            tuple(item.mask.shape) if item.mask is not None and not _causal(item) else (),
             bool(item.decomposable),
         )
         for item in attentions

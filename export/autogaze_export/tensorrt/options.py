@@ -30,6 +30,8 @@ class PlanOptions:
         hardware_compatible: plans that GPUs of Ampere and newer run; slower.
         strip_weights: plans without weights, which the executor refits from the bundle.
         timing_cache: file of measured kernels; None for one a GPU in the user's cache folder.
+        keep_onnx: folder for the graph of each plan that is built, as the builder takes it, weights inside; None
+            keeps none. For those who check us with other tools.
         progress: whether to draw a bar.
     """
 
@@ -42,6 +44,7 @@ class PlanOptions:
     hardware_compatible: bool = False
     strip_weights: bool = False
     timing_cache: Path | None = None
+    keep_onnx: Path | None = None
     progress: bool = False
 
     def __post_init__(self) -> None:
