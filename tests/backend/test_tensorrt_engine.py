@@ -525,7 +525,7 @@ def test_the_doubles_names_are_the_real_librarys():
         (doubles.FakeEngine, trt.ICudaEngine),
         (doubles.FakeContext, trt.IExecutionContext),
     ):
-        own = {"check_rules"}
+        own = {"check_rules", "compute"}
         public = {name for name in vars(double) if not name.startswith("_")} - own
         assert {name for name in public if not hasattr(real, name)} == set()
     assert {name for name in dir(trt.Refitter) if not name.startswith("_")} >= {
@@ -625,6 +625,22 @@ def test_plans_that_the_real_builder_wrote_are_what_the_executor_expects(
             replace(machine, gpus=(Gpu("NVIDIA L4", (8, 0)),)),
             precision=precision,
         )
+
+
+def test_remembered_angles_are_the_computed_ones(bundle):
+    from autogaze_backend.rotary import RotaryTable, rotary_cos_sin
+
+    spec = Bundle.load(bundle("release")).spec
+    table = RotaryTable(spec, 50)
+    for positions in (
+        np.array([[0, 49], [7, 3]]),
+        np.array([49, 50]),
+        np.array([-1, 3]),
+        np.zeros((0, 4), np.int64),
+    ):
+        for found, expected in zip(table(positions), rotary_cos_sin(spec, positions), strict=True):
+            np.testing.assert_array_equal(found, expected)
+            assert found.dtype == expected.dtype
 
 
 def test_what_the_golden_clips_gave_is_written_into_the_manifest(small, golden, tmp_path):

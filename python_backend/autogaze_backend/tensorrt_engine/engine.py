@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from autogaze_backend.engine import Floats, GroupResult, Integers, Limits
 from autogaze_backend.graphs import Phase
 from autogaze_backend.plans import Bucket, PlanSet
-from autogaze_backend.rotary import rotary_cos_sin
+from autogaze_backend.rotary import RotaryTable
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.tensorrt_engine.api import TensorRt
 from autogaze_backend.tensorrt_engine.cuda import Cuda
@@ -65,6 +65,7 @@ class TensorRtEngine:
         self._spec, self._api, self._cuda = spec, api, cuda
         self.reads_logits = reads_logits
         self._graphs: dict[Bucket, PhaseGraph] = {}
+        self._rotary = RotaryTable(spec)
         # What each slot may not choose again, kept between the steps of its frame.
         self._chosen: NDArray[np.bool_] = np.zeros((1, spec.vocab_size), np.bool_)
         try:
@@ -175,7 +176,7 @@ class TensorRtEngine:
                 tokens < counts + spec.vision_tokens, tokens + room - counts, tokens - spec.vision_tokens
             ),
         )
-        cos, sin = rotary_cos_sin(spec, positions[:, None] + tokens)
+        cos, sin = self._rotary(positions[:, None] + tokens)
 
         def fill(inputs: dict[str, NDArray[Any]], rows: Integers, places: Integers) -> None:
             inputs["vision"][places] = vision[rows]
@@ -191,7 +192,7 @@ class TensorRtEngine:
         self, slots: Integers, group: Integers, positions: Integers, lengths: Integers, limits: Limits
     ) -> GroupResult:
         """See ``Engine.step``."""
-        cos, sin = rotary_cos_sin(self._spec, positions)
+        cos, sin = self._rotary(positions)
 
         def fill(inputs: dict[str, NDArray[Any]], rows: Integers, places: Integers) -> None:
             inputs["group"][places] = group[rows]
@@ -240,8 +241,12 @@ class TensorRtEngine:
         ids = slots.tolist()
         result = self._empty(len(ids))
         queued: list[tuple[PhaseGraph, Group, Integers]] = []
-        for group in self._pool.group(ids, lengths, tokens):
-            count, places = self._pool.arrange(group, ids, lengths, tokens, SLACK[phase])
+        settled = self._pool.settled(ids, lengths, tokens, SLACK[phase])
+        for group in self._pool.group(ids, lengths, tokens) if settled is None else [settled[0]]:
+            if settled is None:
+                count, places = self._pool.arrange(group, ids, lengths, tokens, SLACK[phase])
+            else:
+                _, count, places = settled
             graph = self._graphs[Bucket(phase, count, group.length)]
             if any(other is graph for other, _, _ in queued):
                 # Its memory is in use until then.
@@ -251,8 +256,7 @@ class TensorRtEngine:
             graph.queue()
             if self.reads_logits:
                 graph.download_rest()
-            for row in group.members:
-                self._pool.written(ids[row], int(lengths[row] + fed[row]))
+            self._pool.written(group, places, (lengths + fed)[group.members])
             queued.append((graph, group, places))
         self._collect(queued, slots, result)
         return result

@@ -9,6 +9,7 @@ room, or to grow.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ Integers = NDArray[np.int64]
 # more than so many positions longer together: about as much memory to read as a launch takes time on an H100
 # (estimated from its bandwidth, not measured with TensorRT).
 MERGE_POSITIONS = 32768
+
+# Calls that are remembered; streams come in many subsets.
+_SETTLED = 256
 
 
 class Arena:
@@ -137,6 +141,8 @@ class SlotPool:
         # None while a slot holds nothing.
         self._places: dict[int, Place | None] = {}
         self._parking: defaultdict[int, list[Arena]] = defaultdict(list)
+        # Calls that need no copy as long as no row changes its place: most calls are like the one before.
+        self._settled: dict[tuple[tuple[int, ...], int, int], tuple[Group, int, Integers]] = {}
         self.moved_rows = 0
 
     def __len__(self) -> int:
@@ -156,6 +162,18 @@ class SlotPool:
         place = self._places.pop(slot)
         if place is not None:
             self._vacate(place)
+
+    def settled(
+        self, slots: Sequence[int], lengths: Integers, tokens: int, slack: int
+    ) -> tuple[Group, int, Integers] | None:
+        """What ``group`` and ``arrange`` gave for such a call, where nothing has moved since and all still fits."""
+        found = self._settled.get((tuple(slots), tokens, slack))
+        if found is None:
+            return None
+        group, rows, places = found
+        arena = self.arenas[group.length]
+        arena.lengths[places] = lengths
+        return None if (arena.lengths[:rows] + tokens > arena.length).any() else found
 
     def group(self, slots: Sequence[int], lengths: Integers, tokens: int) -> list[Group]:
         """Divides the rows of a call into those that run as one.
@@ -220,13 +238,18 @@ class SlotPool:
             full = arena.lengths[index] + tokens > arena.length
             if occupant >= 0 and occupant not in named and full:
                 self._evict(arena, index, rows)
+        if len(group.members) == len(slots):
+            if len(self._settled) >= _SETTLED:
+                self._settled.clear()
+            # In the order of the call, which the members are not where cache lengths were merged.
+            order = np.argsort(group.members)
+            whole = Group(group.length, group.members[order])
+            self._settled[tuple(slots), tokens, slack] = (whole, rows, places[order])
         return rows, places
 
-    def written(self, slot: int, length: int) -> None:
-        """Notes that a slot now has ``length`` positions."""
-        place = self._places[slot]
-        assert place is not None
-        place.arena.lengths[place.index] = length
+    def written(self, group: Group, places: Integers, lengths: Integers) -> None:
+        """Notes how many positions the rows of a group now have."""
+        self.arenas[group.length].lengths[places] = lengths
 
     def move(self, slot: int, source: Integers, destination: Integers) -> None:
         """Queues copies of positions ``source`` over ``destination``, run by run.
@@ -248,13 +271,13 @@ class SlotPool:
             )
 
     def _bucket(self, length: int) -> int:
-        fitting = [bucket for bucket in self._length_buckets if bucket >= length]
-        if not fitting:
+        index = bisect_left(self._length_buckets, length)
+        if index == len(self._length_buckets):
             raise InvalidInputError(
                 f"the row needs {length} cache positions, but the longest plan has {self._length_buckets[-1]}; send "
                 f"shorter clips, or build longer plans with `{self._build_command} --length-buckets …,{length}`"
             )
-        return fitting[0]
+        return self._length_buckets[index]
 
     def _index(self, slot: int) -> int:
         place = self._places[slot]
@@ -303,6 +326,7 @@ class SlotPool:
 
     def _relocate(self, slot: int, target: Place, length: int) -> None:
         old = self._places[slot]
+        self._settled.clear()
         if old is not None:
             if length:
                 self._copy(target.slab(), old.slab(), length, target)
@@ -318,6 +342,7 @@ class SlotPool:
         self._cuda.copy_slab(target, source, width, spec.num_heads, 2 * spec.num_layers)
 
     def _vacate(self, place: Place) -> None:
+        self._settled.clear()
         place.arena.occupants[place.index] = -1
         place.arena.lengths[place.index] = 0
         if place.arena is not self.arenas[place.arena.length]:
