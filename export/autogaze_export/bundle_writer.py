@@ -109,6 +109,8 @@ def build(
 
 def _tensorrt(kind: EngineKind) -> TensorRTLibrary:
     try:
+        # Imported here for what it needs: rewriting wants onnx.
+        import autogaze_export.tensorrt.building  # noqa: F401
         from autogaze_export.tensorrt.library import TensorRTLibrary
     except ImportError as error:
         raise MissingExtraError.for_extra(f"engine {kind.value!r}", kind.value, error) from error

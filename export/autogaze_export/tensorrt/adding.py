@@ -10,12 +10,13 @@ import numpy as np
 from autogaze_backend.bundle import Bundle, file_sha256
 from autogaze_backend.graphs import Phase
 from autogaze_backend.plans import Agreement, GraphVariant, PlanSet
-from autogaze_client._errors import MissingExtraError
 
 from autogaze_export.binding import bind_weights
 from autogaze_export.bundle_writer import write_bundle
 from autogaze_export.checkpoint import Checkpoint
+from autogaze_export.tensorrt.building import PlanSource, build_plans
 from autogaze_export.tensorrt.library import TensorRTLibrary
+from autogaze_export.tensorrt.measuring import measure_plans
 from autogaze_export.tensorrt.options import PlanOptions
 
 
@@ -37,13 +38,6 @@ def add_plans(
         precision: "exact" or "fast"; that of the bundle itself does not matter.
         options: targets and shapes.
     """
-    try:
-        from autogaze_export.tensorrt.building import PlanSource, build_plans
-        from autogaze_export.tensorrt.measuring import measure_plans
-    except ImportError as error:
-        raise MissingExtraError.for_extra(
-            f"engine {library.kind.value!r}", library.kind.value, error
-        ) from error
     weights = bind_weights(checkpoint.spec, checkpoint.tensors)
     source = PlanSource(
         spec=checkpoint.spec,
