@@ -167,13 +167,21 @@ def _check_bundle(bundle: Bundle, plans: PlanSet, here: PlanTarget, gpu: Gpu) ->
     plans.check_bundle(bundle)
 
 
+def _check_weights(bundle: Bundle, plans: PlanSet, here: PlanTarget, gpu: Gpu) -> None:
+    if plans.stripped and bundle.precision != "exact":
+        raise PlanMismatchError(
+            f"the plans in {plans.path} take their weights from the bundle, whose own are rounded (precision "
+            f"{bundle.precision!r}); write it anew with `autogaze build CHECKPOINT {bundle.path}`, which keeps plans"
+        )
+
+
 def _check_buckets(bundle: Bundle, plans: PlanSet, here: PlanTarget, gpu: Gpu) -> None:
     from autogaze_backend.tensorrt_engine.opening import Grid
 
     Grid.of(plans)
 
 
-_CHECKS = (_check_runtime, _check_precision, _check_bundle, _check_buckets)
+_CHECKS = (_check_runtime, _check_precision, _check_bundle, _check_weights, _check_buckets)
 
 
 def require_machine(kind: EngineKind, machine: Machine, device: int = 0) -> Gpu:

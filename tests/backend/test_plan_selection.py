@@ -200,6 +200,17 @@ def test_rtx_plans_are_another_librarys(own_bundle):
         select_plans(own_bundle, KIND, H100)
 
 
+def test_plans_without_weights_need_a_bundle_whose_weights_are_not_rounded(own_bundle):
+    target = PlanTarget(KIND, VERSION, (9, 0), "fast")
+    made = put(own_bundle, target, stripped=True)
+    assert select_plans(own_bundle, KIND, H100, precision="fast") == made
+    rounded = dataclasses.replace(own_bundle, precision="fast")
+    with pytest.raises(
+        PlanMismatchError, match=rf"precision 'fast'.*autogaze build CHECKPOINT {own_bundle.path}`"
+    ):
+        select_plans(rounded, KIND, H100)
+
+
 class FakeRuntime:
     """What ``cuda.bindings.runtime`` says of a machine."""
 

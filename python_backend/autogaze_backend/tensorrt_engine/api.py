@@ -112,11 +112,14 @@ class TensorRt:
             PlanMismatchError: it wants a weight that the bundle does not have, or refuses one.
         """
         refitter = self._trt.Refitter(engine, self._logger)
+        # The refitter reads them at the end, and keeps no reference of its own.
+        kept: list[NDArray[Any]] = []
         for weight in refitter.get_missing_weights():
             if weight not in weights:
                 raise PlanMismatchError(f"{name} wants the weight {weight!r}, which the bundle does not hold")
             dtype = _numpy_dtype(refitter.get_weights_prototype(weight).dtype, weight, name)
             array = np.ascontiguousarray(weights[weight], dtype)
+            kept.append(array)
             if not refitter.set_named_weights(weight, self._trt.Weights(array)):
                 raise PlanMismatchError(self._says(f"refuses the weight {weight!r} of {name}"))
         if not refitter.refit_cuda_engine():
