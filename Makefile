@@ -19,6 +19,7 @@ help:
 	@echo "             (VIDEO=file CHECKPOINT=folder-or-hub-id FRAMES=$(FRAMES) OUT=$(OUT))"
 	@echo "make test    the test suite, against the real server"
 	@echo "make test-deploy  deploy/: linters, several servers behind nginx and Envoy, the entrypoint (2 minutes)"
+	@echo "make test-tensorrt  golden clips on TensorRT plans for this machine's GPU"
 	@echo "make check   lint, format and type checks"
 	@echo "make bench   benchmarks of this machine; bench-gpu: of its GPU (docs/performance.md)"
 	@echo "make setup   the development environment in $(VENV); setup-locked: with the locked versions"
@@ -65,6 +66,12 @@ $(VENV)/.deploy: $(VENV)/.dev
 test-deploy: $(VENV)/.deploy
 	AUTOGAZE_TEST_DEPLOY=1 $(BIN)/python -m pytest tests/deploy tests/server/test_observability.py \
 	  tests/server/test_served_versions.py $(PYTEST_ARGS)
+
+# Golden clips on plans for the GPU that is here; the result goes into the plans' manifest under build/tensorrt.
+# Needs TensorRT (the extra tensorrt or tensorrt-rtx); without it or a GPU everything is skipped, with the reason.
+.PHONY: test-tensorrt
+test-tensorrt: setup
+	$(BIN)/python -m pytest -rs tests/gpu $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -11,6 +11,8 @@ from autogaze_client._errors import InferenceError as InferenceError
 from autogaze_client._errors import InvalidInputError as InvalidInputError
 from autogaze_client._errors import MissingExtraError as MissingExtraError
 from autogaze_client._errors import NotFoundError as NotFoundError
+from autogaze_client._errors import PlanBuildError as PlanBuildError
+from autogaze_client._errors import PlanMismatchError as PlanMismatchError
 from autogaze_client._errors import RequestCancelledError as RequestCancelledError
 from autogaze_client._errors import ServerUnavailableError as ServerUnavailableError
 from autogaze_client._errors import StreamExpired as StreamExpired

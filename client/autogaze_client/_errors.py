@@ -13,6 +13,8 @@ __all__ = [
     "InvalidInputError",
     "MissingExtraError",
     "NotFoundError",
+    "PlanBuildError",
+    "PlanMismatchError",
     "RequestCancelledError",
     "ServerUnavailableError",
     "StreamExpired",
@@ -34,6 +36,14 @@ class VideoDecodeError(InvalidInputError):
 
 class CheckpointError(InvalidInputError):
     """A checkpoint or bundle is incomplete, of the wrong shape or type, or of an unsupported architecture."""
+
+
+class PlanBuildError(AutoGazeError):
+    """TensorRT could not build a plan, or its parser made something else of the graph than what it says."""
+
+
+class PlanMismatchError(CheckpointError):
+    """Plans are whole but do not fit: another library, version, GPU, checkpoint or graph, or a missing bucket."""
 
 
 class NotFoundError(AutoGazeError):

@@ -14,6 +14,8 @@ _MODULES = {
         "InvalidInputError",
         "MissingExtraError",
         "NotFoundError",
+        "PlanBuildError",
+        "PlanMismatchError",
         "RequestCancelledError",
         "ServerUnavailableError",
         "StreamExpired",

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from autogaze_backend.bundle import FORMAT, MANIFEST_FILE, file_sha256
+from autogaze_backend.bundle import FORMAT, MANIFEST_FILE, Bundle, file_sha256
 from autogaze_backend.graphs import WEIGHTS_LOCATION, Phase
+from autogaze_backend.plans import PLANS_FOLDER, Agreement, EngineKind
 from autogaze_backend.preprocessing import PreprocessingConfig
-from autogaze_client._errors import CheckpointError, InvalidInputError
+from autogaze_client._errors import AutoGazeError, CheckpointError, InvalidInputError, MissingExtraError
 from safetensors.numpy import save_file
 
 from autogaze_export.binding import bind_weights
 from autogaze_export.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint
 from autogaze_export.graphs import SHIPPED, traced_graph
 
-ENGINES = ("onnxruntime",)
-PRECISIONS = ("exact",)
+if TYPE_CHECKING:
+    from autogaze_export.tensorrt.library import TensorRTLibrary
+    from autogaze_export.tensorrt.options import PlanOptions
+
+ENGINES = ("onnxruntime", *(kind.value for kind in EngineKind))
+PRECISIONS = ("exact", "fast")
 
 
 def build(
@@ -33,18 +38,21 @@ def build(
     precision: str = "exact",
     revision: str | None = None,
     graphs: str | Path | None = None,
+    plans: PlanOptions | None = None,
 ) -> Path:
     """Writes the bundle of a checkpoint: graphs, weights, config and manifest, all that serving needs.
 
-    The folder appears whole or not at all; a bundle that is already there is replaced.
+    The folder appears whole or not at all; a bundle that is already there is replaced. With a TensorRT engine, a
+    bundle of the same checkpoint stays as it is and gets plans (folder ``plans``); ONNX Runtime still serves it.
 
     Args:
         checkpoint: a folder or a hub id such as ``nvidia/AutoGaze``.
         out_dir: the bundle's folder.
-        engine: "onnxruntime".
-        precision: "exact" (float32 arithmetic, tokens identical to the published model's).
+        engine: "onnxruntime", "tensorrt" or "tensorrt-rtx".
+        precision: "exact" (float32 arithmetic, tokens identical to the published model's) or "fast" (float16).
         revision: of a hub id.
         graphs: a folder that ``autogaze export`` wrote; None for the graphs shipped with this package.
+        plans: targets and shapes of a TensorRT build; None for the defaults.
 
     Returns:
         ``out_dir`` as an absolute path.
@@ -52,7 +60,10 @@ def build(
     Raises:
         NotFoundError: no such checkpoint.
         CheckpointError: the checkpoint is damaged, or its architecture's graphs are not shipped.
-        InvalidInputError: an unknown engine or precision, or ``out_dir`` holds something else.
+        InvalidInputError: an unknown engine or precision, an option that the engine does not have, or ``out_dir``
+            holds something else.
+        MissingExtraError: the engine's or the precision's packages are not installed.
+        PlanBuildError: TensorRT failed.
     """
     if engine not in ENGINES:
         raise InvalidInputError(f"engine is {engine!r}; this version builds {', '.join(ENGINES)}")
@@ -65,6 +76,14 @@ def build(
         raise InvalidInputError(
             f"{out} exists and holds other things than a bundle; choose another folder or empty it"
         )
+    if plans is not None and engine == "onnxruntime":
+        raise InvalidInputError(
+            "options of plans were given, but engine 'onnxruntime' has none; name a TensorRT"
+        )
+    library = None
+    if engine != "onnxruntime":
+        # Before anything is written: a library that is missing leaves no trace.
+        library = _tensorrt(EngineKind(engine))
     loaded = load_checkpoint(checkpoint, revision=revision)
     traced = {phase: traced_graph(loaded.spec, phase, graphs or SHIPPED) for phase in Phase}
     if not all(path.is_file() for path in traced.values()):
@@ -73,11 +92,48 @@ def build(
             f"them with `autogaze export {checkpoint} DIR` (pip install 'autogaze-triton[export]') and pass graphs=DIR "
             "(`autogaze build --graphs DIR`)"
         )
+    if library is None:
+        _write_folder(out, loaded, traced, precision)
+    else:
+        from autogaze_export.tensorrt.adding import add_plans
+        from autogaze_export.tensorrt.options import PlanOptions
+
+        options = plans or PlanOptions()
+        library.check(options)
+        library.targets(options)
+        if not holds(out, loaded, traced):
+            _write_folder(out, loaded, traced, "exact")
+        add_plans(library, out, loaded, traced, precision, options)
+    return out
+
+
+def _tensorrt(kind: EngineKind) -> TensorRTLibrary:
+    try:
+        # Imported here for what it needs: rewriting wants onnx.
+        import autogaze_export.tensorrt.building  # noqa: F401
+        from autogaze_export.tensorrt.library import TensorRTLibrary
+    except ImportError as error:
+        raise MissingExtraError.for_extra(f"engine {kind.value!r}", kind.value, error) from error
+    return TensorRTLibrary(kind)
+
+
+def holds(folder: Path, checkpoint: Checkpoint, traced: Mapping[Phase, Path]) -> bool:
+    """Whether a folder is a whole bundle of this checkpoint and these graphs."""
+    try:
+        bundle = Bundle.load(folder)
+    except AutoGazeError:
+        return False
+    same_graphs = bundle.traced_graphs == {phase: file_sha256(path) for phase, path in traced.items()}
+    return same_graphs and bundle.manifest.get("checkpoint", {}).get("sha256") == checkpoint.sha256
+
+
+def _write_folder(out: Path, loaded: Checkpoint, traced: Mapping[Phase, Path], precision: str) -> None:
+    keeps_plans = (out / PLANS_FOLDER).is_dir() and holds(out, loaded, traced)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         staged = Path(folder) / "bundle"
         staged.mkdir()
-        _write(staged, loaded, traced, engine, precision)
+        write_bundle(staged, loaded, traced, precision)
         replaced = Path(folder) / "replaced"
         if out.exists():
             out.rename(replaced)
@@ -87,7 +143,8 @@ def build(
             if replaced.exists():
                 replaced.rename(out)
             raise
-    return out
+        if keeps_plans:
+            (replaced / PLANS_FOLDER).rename(out / PLANS_FOLDER)
 
 
 def _replaceable(out: Path) -> bool:
@@ -97,22 +154,49 @@ def _replaceable(out: Path) -> bool:
     if not out.is_dir():
         return False
     found = {path.name for path in out.iterdir()}
-    own = {MANIFEST_FILE, CONFIG_FILE, WEIGHTS_LOCATION, *(f"{phase.value}.onnx" for phase in Phase)}
+    own = {
+        MANIFEST_FILE,
+        CONFIG_FILE,
+        WEIGHTS_LOCATION,
+        PLANS_FOLDER,
+        *(f"{phase.value}.onnx" for phase in Phase),
+    }
     # Other software has manifests too; ours comes with weights.
     return not found or (found <= own and {MANIFEST_FILE, WEIGHTS_LOCATION} <= found)
 
 
-def _write(
-    folder: Path, checkpoint: Checkpoint, graphs: dict[Phase, Path], engine: str, precision: str
+def write_bundle(
+    folder: Path,
+    checkpoint: Checkpoint,
+    traced: Mapping[Phase, Path],
+    precision: str,
+    *,
+    measure: bool = True,
 ) -> None:
+    """Writes the files of an ONNX Runtime bundle into an empty folder.
+
+    Args:
+        folder: exists and is empty.
+        checkpoint: whose weights are bound.
+        traced: the traced graph of each phase.
+        precision: "exact" or "fast".
+        measure: whether ``fast`` is compared with ``exact``, which takes seconds.
+    """
+    graphs = {phase: path.read_bytes() for phase, path in traced.items()}
+    types: dict[str, Any] = {}
+    if precision == "fast":
+        rewritten = {phase: _fast_graph(checkpoint, path) for phase, path in traced.items()}
+        graphs = {phase: graph for phase, (graph, _) in rewritten.items()}
+        types = {name: dtype for _, found in rewritten.values() for name, dtype in found.items()}
     weights = bind_weights(checkpoint.spec, checkpoint.tensors)
     save_file(
-        {name: weight.astype(np.float32) for name, weight in weights.items()}, folder / WEIGHTS_LOCATION
+        {name: weight.astype(types.get(name, np.float32)) for name, weight in weights.items()},
+        folder / WEIGHTS_LOCATION,
     )
     # safetensors writes for the owner alone; a server may run as someone else.
     (folder / WEIGHTS_LOCATION).chmod((folder / WEIGHTS_LOCATION).stat().st_mode | 0o044)
-    for path in graphs.values():
-        shutil.copyfile(path, folder / path.name)
+    for phase, graph in graphs.items():
+        (folder / f"{phase.value}.onnx").write_bytes(graph)
     (folder / CONFIG_FILE).write_text(json.dumps(checkpoint.config, indent=2) + "\n", encoding="utf-8")
 
     def entry(name: str) -> dict[str, Any]:
@@ -121,7 +205,7 @@ def _write(
     manifest = {
         "format": FORMAT,
         "autogaze_triton": version("autogaze-triton"),
-        "engine": engine,
+        "engine": "onnxruntime",
         "precision": precision,
         "checkpoint": {
             "source": checkpoint.source,
@@ -131,7 +215,33 @@ def _write(
         "architecture": checkpoint.spec.graph_name,
         "spec": checkpoint.spec.to_dict(),
         "preprocessing": asdict(PreprocessingConfig.from_processor(checkpoint.preprocessor)),
-        "graphs": {phase.value: entry(path.name) for phase, path in graphs.items()},
+        "graphs": {phase.value: entry(f"{phase.value}.onnx") for phase in graphs},
         "weights": entry(WEIGHTS_LOCATION),
     }
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    if precision == "fast":
+        manifest["traced"] = {phase.value: file_sha256(path) for phase, path in traced.items()}
+        manifest["agreement"] = None
+    manifest_file = folder / MANIFEST_FILE
+    manifest_file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    if precision == "fast" and measure:
+        manifest["agreement"] = asdict(_measure(Bundle.load(folder), checkpoint, traced))
+        manifest_file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _fast_graph(checkpoint: Checkpoint, traced: Path) -> tuple[bytes, dict[str, Any]]:
+    try:
+        from autogaze_export.rewriting.variants import fast_for_onnxruntime, weight_types
+    except ImportError as error:
+        raise MissingExtraError.for_extra("precision 'fast'", "fast", error) from error
+    model = fast_for_onnxruntime(checkpoint.spec, traced)
+    return model.SerializeToString(deterministic=True), weight_types(model)
+
+
+def _measure(fast: Bundle, checkpoint: Checkpoint, traced: Mapping[Phase, Path]) -> Agreement:
+    try:
+        from autogaze_export.agreement import measure_agreement, sample_clips
+    except ImportError as error:
+        raise MissingExtraError.for_extra("precision 'fast'", "fast", error) from error
+    with tempfile.TemporaryDirectory(dir=fast.path.parent) as folder:
+        write_bundle(Path(folder), checkpoint, traced, "exact")
+        return measure_agreement(Bundle.load(folder), fast, sample_clips(fast))

@@ -13,16 +13,20 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from autogaze_backend.bundle import Bundle
+from autogaze_backend.plan_selection import Machine
 from autogaze_backend.serving import HostFacts, cache_directory, find_installation
 from autogaze_backend.serving.host import host_faults
 from autogaze_backend.serving.ports import is_port_free
 from autogaze_client._errors import AutoGazeError
+
+from autogaze_export.engine_checks import check_engines, check_libraries
+from autogaze_export.findings import Check, Status
 
 __all__ = ["Check", "Environment", "Status", "diagnose"]
 
@@ -46,35 +50,6 @@ _DISTRIBUTIONS = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "tritoncli
 _TENSORRT_MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 
 
-class Status(str, Enum):
-    """How a check went."""
-
-    OK = "ok"
-    WARN = "warn"
-    """Works, with a limit worth knowing."""
-    FAIL = "fail"
-    """Something that was asked for will not work."""
-    ABSENT = "absent"
-    """An optional part is not here, which is no fault."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding.
-
-    Attributes:
-        name: What was looked at.
-        status: How it went.
-        found: What was found.
-        remedy: What to do about it; empty when there is nothing to do.
-    """
-
-    name: str
-    status: Status
-    found: str
-    remedy: str = ""
-
-
 @dataclass(frozen=True)
 class Environment:
     """The facts that :func:`diagnose` judges.
@@ -92,6 +67,7 @@ class Environment:
         server: Folder of the fetched embedded server, None before it was fetched.
         server_cache: Where it would be fetched to.
         busy_ports: Those of the default ports that something listens on.
+        machine: What engines on a GPU ask for: GPUs as CUDA sees them, versions of TensorRT.
     """
 
     host: HostFacts
@@ -106,6 +82,7 @@ class Environment:
     server: Path | None = None
     server_cache: Path = Path()
     busy_ports: tuple[int, ...] = ()
+    machine: Machine = field(default_factory=Machine)
 
     @classmethod
     def probe(cls) -> Environment:
@@ -126,6 +103,7 @@ class Environment:
             server=installation.root if installation else None,
             server_cache=cache_directory(),
             busy_ports=tuple(port for port in DEFAULT_PORTS if not is_port_free("127.0.0.1", port)),
+            machine=Machine.probe(),
         )
 
 
@@ -152,8 +130,10 @@ def diagnose(
     ]
     if checkpoint is not None:
         checks.append(_check_checkpoint(checkpoint))
-    if bundle is not None:
-        checks.append(_check_bundle(bundle))
+    if bundle is None:
+        checks += check_libraries(environment.machine)
+    else:
+        checks += _check_bundle(bundle, environment.machine)
     return tuple(checks)
 
 
@@ -213,7 +193,7 @@ def _check_onnxruntime(environment: Environment) -> Check:
     name, install = "onnxruntime", "pip install 'autogaze-triton[server]'"
     version = environment.packages.get("onnxruntime-gpu") or environment.packages.get("onnxruntime")
     if version is None:
-        return Check(name, Status.FAIL, "not installed, and it is the one engine of this version", install)
+        return Check(name, Status.FAIL, "not installed, and it is the engine of the CPU", install)
     if name in environment.import_errors:
         return Check(
             name, Status.FAIL, f"{version} does not import: {environment.import_errors[name]}", install
@@ -221,25 +201,23 @@ def _check_onnxruntime(environment: Environment) -> Check:
     if _numbers(version)[:2] < MINIMUM_ONNXRUNTIME:
         rule = f"{version}, but the graphs need {'.'.join(map(str, MINIMUM_ONNXRUNTIME))} or newer (opset 24)"
         return Check(name, Status.FAIL, rule, install)
-    providers = environment.onnxruntime_providers
-    found = f"{version} with {', '.join(providers) or 'no execution provider'}"
-    if environment.gpus:
-        remedy = "expect the speed of the CPU; the GPU stays free for other models"
-        return Check(
-            name, Status.WARN, f"{found}; this version runs on the CPU and leaves the GPU unused", remedy
-        )
-    return Check(name, Status.OK, found)
+    providers = ", ".join(environment.onnxruntime_providers) or "no execution provider"
+    return Check(name, Status.OK, f"{version} with {providers}; it runs on the CPU")
 
 
 def _check_tensorrt(environment: Environment) -> Check:
-    unused = "this version has no engine that uses it"
     if environment.tensorrt is not None:
-        return Check("tensorrt", Status.OK, f"{environment.tensorrt}; {unused}")
+        return Check("tensorrt", Status.OK, environment.tensorrt)
     broken = [name for name in _TENSORRT_MODULES if name in environment.import_errors]
     if broken:
-        reason = f"{broken[0]} does not import: {environment.import_errors[broken[0]]}; {unused}"
+        reason = f"{broken[0]} does not import: {environment.import_errors[broken[0]]}"
+        if environment.gpus:
+            remedy = (
+                "install the libraries that it misses, or leave TensorRT out: other engines do not need it"
+            )
+            return Check("tensorrt", Status.WARN, reason, remedy)
         return Check("tensorrt", Status.ABSENT, reason)
-    return Check("tensorrt", Status.ABSENT, f"not installed; {unused}")
+    return Check("tensorrt", Status.ABSENT, "not installed: plans for GPUs can be neither built nor run")
 
 
 def _check_torch(environment: Environment) -> Check:
@@ -284,16 +262,16 @@ def _check_checkpoint(source: str) -> Check:
     return Check("checkpoint", Status.OK, f"{source} loads" + (f", stored as {kind}" if kind else ""))
 
 
-def _check_bundle(bundle: Path) -> Check:
+def _check_bundle(bundle: Path, machine: Machine) -> list[Check]:
     remedy = f"write it again with 'autogaze build CHECKPOINT {bundle}'"
     try:
-        loaded: Any = importlib.import_module("autogaze_backend").Bundle.load(bundle)
+        loaded = Bundle.load(bundle)
     except AutoGazeError as error:
-        return Check("bundle", Status.FAIL, str(error), remedy)
+        return [Check("bundle", Status.FAIL, str(error), remedy)]
     except Exception as error:
-        return Check("bundle", Status.FAIL, f"{bundle}: {type(error).__name__}: {error}", remedy)
+        return [Check("bundle", Status.FAIL, f"{bundle}: {type(error).__name__}: {error}", remedy)]
     found = f"{bundle}, engine {loaded.engine}, precision {loaded.precision}, every file as its manifest says"
-    return Check("bundle", Status.OK, found)
+    return [Check("bundle", Status.OK, found), *check_engines(loaded, machine)]
 
 
 def _shm_bytes() -> int | None:

@@ -43,6 +43,14 @@ class Bundle:
     weights: Path
     manifest: Mapping[str, Any]
 
+    @property
+    def traced_graphs(self) -> Mapping[Phase, str]:
+        """SHA-256 of the traced graph that each phase's graph is, or was rewritten from."""
+        traced: Mapping[str, str] | None = self.manifest.get("traced")
+        if traced is None:
+            traced = {name: entry["sha256"] for name, entry in self.manifest["graphs"].items()}
+        return {Phase(name): sha256 for name, sha256 in traced.items()}
+
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
         """Reads the manifest and checks every file against its hash.

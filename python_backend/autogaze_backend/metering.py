@@ -24,8 +24,10 @@ class MeteredModel(GazeModel):
     """
 
     def __init__(self, model: GazeModel, meters: Meters) -> None:
-        super().__init__(model.bundle, MeteredEngine(model.engine, meters))
+        super().__init__(model.bundle, MeteredEngine(model.engine, meters), model.info)
         self._meters = meters
+        if model.info is not None:
+            meters.set("autogaze_engine_info", 1, **model.info.labels)
 
     def preprocess(self, frames: NDArray[np.uint8]) -> Floats:
         """As ``GazeModel.preprocess``, timed as stage ``preprocess``."""

@@ -84,6 +84,12 @@ METRICS = {
             ("stage",),
             _MILLISECONDS,
         ),
+        Metric(
+            "autogaze_engine_info",
+            MetricKind.GAUGE,
+            "What runs the model: always 1, the labels are the value",
+            ("engine", "precision", "engine_version", "device"),
+        ),
         Metric("autogaze_slots_in_use", MetricKind.GAUGE, "Cache slots that hold a row"),
         Metric("autogaze_streams_open", MetricKind.GAUGE, "Streams that the server holds"),
         Metric(

@@ -19,7 +19,7 @@ from autogaze_backend.adaptation import resolve_target_scales
 from autogaze_backend.budgets import Budget, Ratio, Tokens, resolve_budget
 from autogaze_backend.bundle import Bundle
 from autogaze_backend.engine import Engine, Floats
-from autogaze_backend.engines import open_engine
+from autogaze_backend.engines import EngineInfo, open_engine
 from autogaze_backend.generation import FrameTokens
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import check_frames, normalise, preprocess, resize_exact, resize_to_input
@@ -38,9 +38,10 @@ class GazeModel:
         >>> gaze = model.generate(video, gazing_ratio=0.75, task_loss_requirement=0.7)  # doctest: +SKIP
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine) -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, info: EngineInfo | None = None) -> None:
         self.bundle = bundle
         self.engine = engine
+        self.info = info
 
     @classmethod
     def load(
@@ -55,8 +56,10 @@ class GazeModel:
 
         Args:
             bundle: a folder that ``autogaze build`` wrote, or a loaded ``Bundle``.
-            device: "cpu", or "auto" for the best that is here.
-            engine: what runs it, such as "onnxruntime"; "auto" takes the best that fits bundle and device.
+            device: "cpu", "cuda" (which is "cuda:0"), "cuda:<number>", or "auto" for a GPU where an engine fits one,
+                else the CPU.
+            engine: a name of ``autogaze_backend.engines.ENGINES``, such as "tensorrt" or "onnxruntime"; "auto" takes
+                the first of them that fits bundle and device. What it was is in ``info``.
             threads: threads of a CPU engine; None for all physical cores.
 
         Raises:
@@ -64,9 +67,11 @@ class GazeModel:
             CheckpointError: the bundle is damaged or of another format.
             InvalidInputError: the device or engine is unknown, or the bundle cannot run on them.
             MissingExtraError: the engine's packages are not installed.
+            PlanMismatchError: the bundle's TensorRT plans do not fit the machine, and "tensorrt" was asked for.
         """
         loaded = bundle if isinstance(bundle, Bundle) else Bundle.load(bundle)
-        return cls(loaded, open_engine(loaded, device=device, engine=engine, threads=threads))
+        opened = open_engine(loaded, device=device, engine=engine, threads=threads)
+        return cls(loaded, opened.engine, opened.info)
 
     @property
     def spec(self) -> ModelSpec:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from autogaze_client._errors import InvalidInputError
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from safetensors.numpy import load_file
 
 from autogaze_backend.bundle import Bundle
@@ -38,9 +38,10 @@ class OnnxRuntimeCache:
     fits, so that memory is not touched anew for every frame.
     """
 
-    def __init__(self, spec: ModelSpec, buffers: list[Floats] | None = None) -> None:
+    def __init__(self, spec: ModelSpec, dtype: DTypeLike, buffers: list[Array] | None = None) -> None:
         self._shape = (1, spec.num_heads, 0, spec.head_dim)
-        self._flat = buffers or [np.zeros(0, np.float32) for _ in range(2 * spec.num_layers)]
+        self._dtype = dtype
+        self._flat = buffers or [np.zeros(0, dtype) for _ in range(2 * spec.num_layers)]
         self.values: list[Any] = []
         self.chosen = np.zeros((1, spec.vocab_size), np.bool_)
 
@@ -49,13 +50,13 @@ class OnnxRuntimeCache:
         """Positions that it holds."""
         return self._shape[2]
 
-    def take_buffers(self) -> list[Floats]:
+    def take_buffers(self) -> list[Array]:
         """Gives the buffers away; the cache cannot be used any more. What they hold is finite."""
         buffers, self._flat, self.values = self._flat, [], []
         return buffers
 
     @property
-    def arrays(self) -> list[Floats]:
+    def arrays(self) -> list[Array]:
         """The keys and values, views of the buffers."""
         size = int(np.prod(self._shape))
         return [flat[:size].reshape(self._shape) for flat in self._flat]
@@ -71,7 +72,7 @@ class OnnxRuntimeCache:
         for index, flat in enumerate(self._flat):
             if flat.size < size:
                 # What lies beyond a row's length is masked, but must be finite: new memory is zeroed.
-                grown = np.zeros(max(size, flat.size * 5 // 4), np.float32)
+                grown = np.zeros(max(size, flat.size * 5 // 4), self._dtype)
                 grown[: flat.size] = flat
                 self._flat[index] = flat = grown
             # Each head's block moves to a higher place: the last first, so that none is overwritten.
@@ -104,8 +105,10 @@ class OnnxRuntimeEngine:
         self._weights = load_file(bundle.weights)
         self._sessions = {phase: self._open(bundle, phase, threads) for phase in Phase}
         self._caches = cache_names(bundle.spec)
+        types = {item.name: item.type for item in self._sessions[Phase.STEP].get_inputs()}
+        self._cache_dtype = np.float16 if types[self._caches[0]] == "tensor(float16)" else np.float32
         self._slots: dict[int, OnnxRuntimeCache] = {}
-        self._spares: list[list[Floats]] = []
+        self._spares: list[list[Array]] = []
 
     @property
     def spec(self) -> ModelSpec:
@@ -161,7 +164,9 @@ class OnnxRuntimeEngine:
     def open_slot(self) -> int:
         """See ``Engine.open_slot``."""
         slot = next(index for index in itertools.count() if index not in self._slots)
-        self._slots[slot] = OnnxRuntimeCache(self._spec, self._spares.pop() if self._spares else None)
+        self._slots[slot] = OnnxRuntimeCache(
+            self._spec, self._cache_dtype, self._spares.pop() if self._spares else None
+        )
         return slot
 
     def close_slot(self, slot: int) -> None:

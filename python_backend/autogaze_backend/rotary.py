@@ -38,3 +38,22 @@ def rotary_cos_sin(
     """Cosines and sines of ``positions`` (any shape), float32 ``[*shape, head_dim / 2]``."""
     angles = positions[..., None].astype(np.float64) * rotary_frequencies(spec)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+class RotaryTable:
+    """``rotary_cos_sin`` of one spec, remembered for the positions of ordinary clips: the same values, sooner.
+
+    Args:
+        spec: whose angles.
+        size: positions that are remembered; later ones are computed as they come.
+    """
+
+    def __init__(self, spec: ModelSpec, size: int = 16384) -> None:
+        self._spec, self._size = spec, size
+        self._cos, self._sin = rotary_cos_sin(spec, np.arange(size))
+
+    def __call__(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See ``rotary_cos_sin``."""
+        if positions.max(initial=0) >= self._size or positions.min(initial=0) < 0:
+            return rotary_cos_sin(self._spec, positions)
+        return self._cos[positions], self._sin[positions]

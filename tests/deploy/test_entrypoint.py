@@ -197,6 +197,66 @@ def test_an_engine_for_a_gpu_needs_one(tmp_path):
     assert "needs a GPU" in done.stderr
 
 
+GPU = "NVIDIA L4, 8.9, 580.10"
+# Builds what the real command would, as far as the entrypoint looks.
+BUILDER = """#!/bin/sh
+echo "BUILD $*" >&2
+case " $* " in *" $REFUSED "*) echo "no kernel" >&2; exit 1 ;; esac
+mkdir -p "$3" && echo "{}" > "$3/manifest.json"
+"""
+
+
+def on_gpu(
+    tmp_path: Path, *, version: str = "10.15.1", module: str = "tensorrt", **more: str
+) -> dict[str, str]:
+    """The environment of a machine with a GPU and a TensorRT, and of a builder that runs without either."""
+    tools = tmp_path / "tools"
+    tools.mkdir(exist_ok=True)
+    for name, text in {"nvidia-smi": f"#!/bin/sh\necho '{GPU}'\n", "autogaze": BUILDER}.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    (tools / f"{module}.py").write_text(f"__version__ = {version!r}\n")
+    return {
+        "PATH": f"{tools}:{BINARIES}:{os.environ['PATH']}",
+        "PYTHONPATH": str(tools),
+        "REFUSED": "-",
+        **more,
+    }
+
+
+def test_on_a_gpu_with_tensorrt_plans_are_built_once_for_gpu_and_version(tmp_path):
+    environment = on_gpu(tmp_path)
+    first = run(tmp_path, environment)
+    assert first.returncode == 0, first.stderr
+    assert "--engine tensorrt\n" in first.stderr
+    assert f"for tensorrt ({GPU}\n10.15.1) in" in first.stderr
+    again = run(tmp_path, environment)
+    assert "BUILD" not in again.stderr
+    assert again.stdout == first.stdout
+    newer = run(tmp_path, on_gpu(tmp_path, version="10.16.0"))
+    assert "BUILD" in newer.stderr
+    assert newer.stdout.splitlines()[1] != first.stdout.splitlines()[1]
+
+
+def test_with_tensorrt_rtx_alone_its_plans_are_built(tmp_path):
+    done = run(tmp_path, on_gpu(tmp_path, version="1.7.1", module="tensorrt_rtx"))
+    assert "--engine tensorrt-rtx\n" in done.stderr
+
+
+def test_where_plans_cannot_be_built_auto_serves_without_and_says_so(tmp_path):
+    done = run(tmp_path, on_gpu(tmp_path, REFUSED="tensorrt"))
+    assert done.returncode == 0, done.stderr
+    assert "no plans for tensorrt could be built; the reason is above; serving without them" in done.stderr
+    assert "no kernel" in done.stderr
+    assert "--engine onnxruntime\n" in done.stderr
+    assert done.stdout.startswith("SERVER ")
+    # An engine that was asked for is not replaced.
+    refused = run(tmp_path, on_gpu(tmp_path, REFUSED="tensorrt", AUTOGAZE_ENGINE="tensorrt"))
+    assert refused.returncode == 1
+    assert "could not be built" in refused.stderr
+    assert "SERVER" not in refused.stdout
+
+
 def test_without_a_server_it_says_so(tmp_path):
     done = run(tmp_path, {"TRITONSERVER": str(tmp_path / "nothing")})
     assert (done.returncode, "set TRITONSERVER" in done.stderr) == (1, True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -109,3 +110,23 @@ def test_building_and_running_import_no_torch(seeded_checkpoint, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("options", "extra"),
+    [
+        ({"precision": "fast"}, "fast"),
+        ({"engine": "tensorrt-rtx"}, "tensorrt-rtx"),
+        ({"engine": "tensorrt"}, "tensorrt"),
+    ],
+)
+def test_without_onnx_the_extra_is_named_and_nothing_is_written(options, extra, seeded_checkpoint, tmp_path):
+    (tmp_path / "onnx.py").write_text("raise ModuleNotFoundError(\"No module named 'onnx'\", name='onnx')")
+    out = tmp_path / "bundle"
+    code = (
+        f"from autogaze_export import build; build({str(seeded_checkpoint())!r}, {str(out)!r}, **{options!r})"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert f"needs onnx: pip install 'autogaze-triton[{extra}]'" in done.stderr.splitlines()[-1]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "__pycache__") == ["onnx.py"]

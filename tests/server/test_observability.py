@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from autogaze_backend import GazeModel
 from autogaze_backend.metrics import METRICS, MetricKind
 from autogaze_backend.serving import TritonServer, TritonServerConfig, model_repository_path
 from autogaze_client import GazeClient, InvalidInputError, StreamExpired
@@ -183,6 +184,25 @@ def test_the_page_counts_what_real_requests_did(client, watched):
             count = read("autogaze_stage_milliseconds_count", model, stage=stage)
             assert count > 0, (model, stage)
             settles(count, "autogaze_stage_milliseconds_bucket", model, stage=stage, le="+Inf")
+
+
+def test_the_page_says_which_engine_runs_each_model(watched, bundle):
+    """What auto chose here: the same as the library chooses in this process."""
+    chosen = GazeModel.load(bundle("release"), device="auto").info.labels
+
+    def read() -> dict[str, dict[str, str]]:
+        found = {}
+        for (name, labels), value in scrape(watched).items():
+            if name == "autogaze_engine_info":
+                assert value == 1
+                one = dict(labels)
+                found[one.pop("model")] = one
+        return found
+
+    expected = {**chosen, "version": "1"}
+    models = {"autogaze_generate": expected, "autogaze_stream": expected}
+    assert eventually(lambda: read() == models), read()
+    assert chosen["engine"] in {"tensorrt", "tensorrt-rtx", "torch", "onnxruntime"}
 
 
 def test_every_line_of_the_models_names_its_request(client, log):

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from autogaze_backend.engines import ENGINES
+from autogaze_backend.plan_selection import Gpu, Machine
+from autogaze_backend.plans import EngineKind, PlanTarget
 from autogaze_backend.serving import HostFacts
 from autogaze_export import doctor
 from autogaze_export.doctor import Check, Environment, Status, diagnose
+from backend.tensorrt_doubles import write_plans
 from serving.serving_helpers import run_command
 
 _HOST = HostFacts(
@@ -35,7 +39,14 @@ _CPU = Environment(
     onnxruntime_providers=("CPUExecutionProvider",),
     server=Path("/cache/tritonserver-2.51.0"),
 )
-_GPU = dataclasses.replace(_CPU, gpus=("NVIDIA H100 80GB HBM3",), tensorrt="tensorrt 10.14.1")
+_MACHINE = Machine(
+    (Gpu("NVIDIA H100", (9, 0)),),
+    libraries={EngineKind.TENSORRT: "10.15.1.29"},
+    library_errors={EngineKind.TENSORRT_RTX: "tensorrt-rtx is not installed"},
+)
+_GPU = dataclasses.replace(
+    _CPU, gpus=("NVIDIA H100 80GB HBM3",), tensorrt="tensorrt 10.14.1", machine=_MACHINE
+)
 
 
 def _check(environment: Environment, name: str, **changes: object) -> Check:
@@ -46,9 +57,9 @@ def _check(environment: Environment, name: str, **changes: object) -> Check:
 def test_a_cpu_machine_without_gpu_parts_has_no_fault() -> None:
     checks = {check.name: check for check in diagnose(_CPU)}
     absent = {name for name, check in checks.items() if check.status is Status.ABSENT}
-    assert absent == {"gpu", "tensorrt", "torch"}
+    assert absent == {"gpu", "tensorrt", "torch", "engine tensorrt", "engine tensorrt-rtx"}
     assert {check.status for name, check in checks.items() if name not in absent} == {Status.OK}
-    assert checks["onnxruntime"].found == "1.32.0 with CPUExecutionProvider"
+    assert checks["onnxruntime"].found == "1.32.0 with CPUExecutionProvider; it runs on the CPU"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +96,7 @@ def test_shared_memory_must_hold_a_clip(size: int | None, status: str) -> None:
     ("changes", "name", "status", "found"),
     [
         ({"packages": {}, "tensorrt": None}, "onnxruntime", "fail", "not installed"),
-        ({"packages": {"torch": "2.9.0"}}, "onnxruntime", "fail", "the one engine"),
+        ({"packages": {"torch": "2.9.0"}}, "onnxruntime", "fail", "the engine of the CPU"),
         ({"packages": {"onnxruntime": "1.29.1"}}, "onnxruntime", "fail", "1.29.1.*1.30"),
         (
             {"import_errors": {"onnxruntime": "libgomp.so.1"}},
@@ -93,11 +104,20 @@ def test_shared_memory_must_hold_a_clip(size: int | None, status: str) -> None:
             "fail",
             "does not import: libgomp",
         ),
-        ({}, "onnxruntime", "warn", "leaves the GPU unused"),
+        ({}, "onnxruntime", "ok", "runs on the CPU"),
         ({}, "tensorrt", "ok", "tensorrt 10.14.1"),
         ({"tensorrt": "tensorrt_rtx 1.7.1"}, "tensorrt", "ok", "1.7.1"),
-        ({"tensorrt": None, "import_errors": {"tensorrt": "libnvinfer"}}, "tensorrt", "absent", "libnvinfer"),
-        ({"gpus": ()}, "tensorrt", "ok", "no engine that uses it"),
+        ({"tensorrt": None, "import_errors": {"tensorrt": "libnvinfer"}}, "tensorrt", "warn", "libnvinfer"),
+        (
+            {"tensorrt": None, "import_errors": {"tensorrt": "libnvinfer"}, "gpus": ()},
+            "tensorrt",
+            "absent",
+            "libnvinfer",
+        ),
+        ({"tensorrt": None}, "tensorrt", "absent", "not installed"),
+        ({}, "engine tensorrt", "ok", "10.15.1.29 for NVIDIA H100, capability 9.0; --bundle DIR"),
+        ({}, "engine tensorrt-rtx", "absent", "tensorrt-rtx is not installed"),
+        ({"machine": Machine()}, "engine tensorrt", "absent", "not installed"),
         ({"packages": {"torch": "2.9.0"}, "torch_cuda": "12.8"}, "torch", "ok", "CUDA 12.8"),
         ({"packages": {"torch": "2.9.0+cpu"}}, "torch", "ok", "without CUDA"),
         ({"gpu_error": "driver/library version mismatch"}, "gpu", "warn", "version mismatch"),
@@ -183,6 +203,37 @@ def test_a_whole_bundle_is_fine(bundle: Callable[[], Path]) -> None:
     check = _named("bundle", diagnose(_CPU, bundle=bundle()))
     assert check.status is Status.OK
     assert "engine onnxruntime, precision exact" in check.found
+
+
+def _engines(bundle: Path, environment: Environment) -> dict[str, Check]:
+    found = {check.name.removeprefix("engine "): check for check in diagnose(environment, bundle=bundle)}
+    return {name: found[name] for name in ENGINES}
+
+
+def test_engines_are_listed_with_what_auto_takes_and_why_not_the_others(
+    bundle: Callable[[], Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(bundle(), tmp_path / "bundle"))
+    few: dict[str, Any] = {"rows": (1,), "lengths": (256,), "frames": (1,)}
+
+    def states() -> dict[str, str]:
+        return {name: check.status.value for name, check in _engines(copy, _GPU).items()}
+
+    assert states()["tensorrt"] == "absent", "nobody built plans, which is no fault"
+    assert f"autogaze build CHECKPOINT {copy} --engine tensorrt" in _engines(copy, _GPU)["tensorrt"].found
+    write_plans(
+        copy, copy / "plans", target=PlanTarget(EngineKind.TENSORRT, "10.14.1", (9, 0), "exact"), **few
+    )
+    misfit = _engines(copy, _GPU)["tensorrt"]
+    assert misfit.status is Status.WARN
+    assert "10.14.1, but 10.15.1.29 is installed" in misfit.found
+    assert misfit.remedy.startswith(f"autogaze build CHECKPOINT {copy} --engine tensorrt")
+    write_plans(copy, copy / "plans", **few)
+    engines = _engines(copy, _GPU)
+    assert (engines["tensorrt"].status, engines["tensorrt"].found) == (Status.OK, "fits; 'auto' takes it")
+    assert engines["onnxruntime"].found == "fits; 'auto' takes tensorrt before it"
+    without = _engines(copy, dataclasses.replace(_GPU, machine=dataclasses.replace(_MACHINE, gpus=())))
+    assert "finds none" in without["tensorrt"].found
 
 
 def test_the_probe_agrees_with_this_machine() -> None:

@@ -2,6 +2,7 @@
 
 import triton_python_backend_utils as pb_utils
 from autogaze_backend.clip_service import ClipLimits, ClipService
+from autogaze_backend.engines import served_engine
 from autogaze_backend.limits import read_limits
 from autogaze_backend.model import GazeModel
 from autogaze_backend.observing import Observer
@@ -11,8 +12,9 @@ from autogaze_backend.triton import find_bundle, model_parameters, serve_as_fini
 class TritonPythonModel:
     def initialize(self, args):
         self._observer = Observer.for_model(pb_utils, args)
-        limits = read_limits(ClipLimits, model_parameters(args))
-        model = self._observer.metered(GazeModel.load(find_bundle(args)))
+        parameters = model_parameters(args)
+        limits = read_limits(ClipLimits, parameters)
+        model = self._observer.metered(GazeModel.load(find_bundle(args), **served_engine(parameters)))
         self._service = ClipService(model, limits)
 
     def execute(self, requests):

@@ -1,6 +1,7 @@
 """Triton model ``autogaze_stream``: one frame a request, frames of waiting streams share a batch."""
 
 import triton_python_backend_utils as pb_utils
+from autogaze_backend.engines import served_engine
 from autogaze_backend.ingest import IngestLimits
 from autogaze_backend.limits import read_limits
 from autogaze_backend.metering import count_streams
@@ -15,7 +16,7 @@ class TritonPythonModel:
     def initialize(self, args):
         parameters = model_parameters(args)
         self._observer = Observer.for_model(pb_utils, args)
-        model = self._observer.metered(GazeModel.load(find_bundle(args)))
+        model = self._observer.metered(GazeModel.load(find_bundle(args), **served_engine(parameters)))
         model.warm_up()
         self._service = StreamService(
             model,

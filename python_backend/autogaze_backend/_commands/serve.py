@@ -29,6 +29,12 @@ class Command:
             help="folder that 'autogaze build' wrote (default: $AUTOGAZE_BUNDLE, or the models' own)",
         )
         parser.add_argument(
+            "--engine",
+            metavar="NAME",
+            help="what runs the models: tensorrt, tensorrt-rtx, onnxruntime, or auto "
+            "(default: $AUTOGAZE_ENGINE, or the models' own, which is auto)",
+        )
+        parser.add_argument(
             "--model-repository", type=Path, metavar="DIR", help="model repository (default: the shipped one)"
         )
         parser.add_argument("--http-port", type=int, default=8000, metavar="PORT", help="0: a free one")
@@ -51,6 +57,7 @@ class Command:
         Raises:
             AutoGazeError: The server cannot start, or it ended by itself.
         """
+        from autogaze_backend.engines import require_engine
         from autogaze_backend.serving import (
             TritonServer,
             TritonServerConfig,
@@ -60,13 +67,16 @@ class Command:
         )
 
         repository = args.model_repository or model_repository_path()
+        environment = require_bundles(repository, args.bundle)
+        if args.engine is not None:
+            environment["AUTOGAZE_ENGINE"] = require_engine(args.engine)
         config = TritonServerConfig(
             repository,
             http_port=args.http_port,
             grpc_port=args.grpc_port,
             metrics_port=args.metrics_port,
             host=args.host,
-            environment=require_bundles(repository, args.bundle),
+            environment=environment,
             log_verbose=1 if args.verbose else 0,
         )
         with _stop_signals():

@@ -22,6 +22,7 @@ from autogaze_backend.resident import frame_positions, groups_of
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.torch_engine.device_queue import DeviceQueue, Ticket
 from autogaze_backend.torch_engine.encoder import Convolution, encode
+from autogaze_backend.torch_engine.opening import TorchSettings, cache_pages, open_device
 from autogaze_backend.torch_engine.pages import PAGE, PageTable
 from autogaze_backend.torch_engine.reference import ReferenceOps
 from autogaze_backend.torch_engine.state import Sizes, SlotState, Work, pack_inputs
@@ -34,54 +35,6 @@ _BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _ENCODER_BUCKETS = {1: (1, 4, 16, 64, 256), 16: (1, 2, 4, 8, 16)}
 
 _WINDOW = 16
-
-
-@dataclass(frozen=True)
-class TorchSettings:
-    """How much memory an engine takes.
-
-    Attributes:
-        slots: rows that can be open at once.
-        rows: the most rows of one call.
-        cache_gib: memory of the cached keys and values; None takes a quarter of what the device has free, or
-            1 GiB on a CPU.
-        max_positions: cached positions of one row at most.
-    """
-
-    slots: int = 512
-    rows: int = 256
-    cache_gib: float | None = None
-    max_positions: int = 131072
-
-    @classmethod
-    def from_environment(cls, device: torch.device) -> TorchSettings:
-        """Reads AUTOGAZE_SLOTS, AUTOGAZE_ROWS and AUTOGAZE_CACHE_GIB.
-
-        Raises:
-            InvalidInputError: one of them is no positive number.
-        """
-        default = cls() if device.type == "cuda" else cls(slots=64, rows=64)
-        slots = _number("AUTOGAZE_SLOTS", default.slots, int)
-        rows = _number("AUTOGAZE_ROWS", min(default.rows, slots), int)
-        if rows > slots:
-            raise InvalidInputError(
-                f"AUTOGAZE_ROWS is {rows}, more than the {slots} slots; lower it or raise AUTOGAZE_SLOTS"
-            )
-        cache = _number("AUTOGAZE_CACHE_GIB", None, float)
-        return cls(slots=slots, rows=rows, cache_gib=cache)
-
-
-def _number(name: str, default: Any, kind: Callable[[str], Any]) -> Any:
-    text = os.environ.get(name)
-    if text is None:
-        return default
-    try:
-        value = kind(text)
-    except ValueError:
-        value = 0
-    if not 0 < value < float("inf"):
-        raise InvalidInputError(f"{name} is {text!r}; it must be a number above 0")
-    return value
 
 
 class TorchEngine:
@@ -117,7 +70,7 @@ class TorchEngine:
         self._dtype = precision_dtype(bundle.precision)
         self._queue = DeviceQueue(self._device)
         self._sent: Integers | None = None
-        pages = self._pages(settings)
+        pages = cache_pages(spec, settings, self._device, self._dtype)
         self._sizes = Sizes(
             settings.slots,
             min(settings.rows, settings.slots),
@@ -516,25 +469,6 @@ class TorchEngine:
         empty = torch.full_like(group, self._spec.tokens_per_frame)
         state.group.index_copy_(0, slots, torch.where(fresh[:, None], empty, group))
 
-    def _pages(self, settings: TorchSettings) -> int:
-        spec = self._spec
-        element = torch.empty(0, dtype=self._dtype).element_size()
-        page = PAGE * spec.num_layers * 2 * spec.hidden_size * element
-        if settings.cache_gib is not None:
-            memory = settings.cache_gib * 2**30
-        elif self._queue.is_cuda:
-            memory = torch.cuda.mem_get_info(self._device)[0] / 4
-        else:
-            memory = 2**30
-        pages = int(memory // page)
-        least = -(-frame_positions(spec, spec.tokens_per_frame) // PAGE)
-        if pages < least:
-            raise InvalidInputError(
-                f"{memory / 2**30:.3f} GiB of cache hold {pages * PAGE} positions, less than a frame's "
-                f"{least * PAGE}; raise AUTOGAZE_CACHE_GIB"
-            )
-        return pages
-
     def _capture(self) -> None:
         """Captures every graph; each is run once before, which compiles its kernels."""
         pool = torch.cuda.graph_pool_handle()
@@ -595,28 +529,3 @@ class _ExactConvolutions:
 
     def __exit__(self, *_: object) -> None:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self._before
-
-
-def open_device(name: str) -> torch.device:
-    """The torch device of a name.
-
-    Raises:
-        InvalidInputError: torch knows no such device here.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InvalidInputError(f"device is {name!r}; pass 'cpu', 'cuda' or 'cuda:N'") from error
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise InvalidInputError(
-                f"device is {name!r}, but torch {torch.__version__} finds no CUDA device here; install a CUDA build of "
-                "torch and NVIDIA's driver, or pass device='cpu'"
-            )
-        if device.index is not None and device.index >= torch.cuda.device_count():
-            raise InvalidInputError(
-                f"device is {name!r}, but there are {torch.cuda.device_count()} CUDA devices, numbered from 0"
-            )
-    elif device.type != "cpu":
-        raise InvalidInputError(f"device is {name!r}; the torch engine runs on 'cpu' and 'cuda'")
-    return device
