@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +22,7 @@ from safetensors.numpy import save_file
 from autogaze_export.binding import bind_weights
 from autogaze_export.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint
 from autogaze_export.graphs import SHIPPED, traced_graph
+from autogaze_export.storage import no_room_told
 
 ENGINES = ("onnxruntime",)
 PRECISIONS = ("exact",)
@@ -53,6 +56,7 @@ def build(
         NotFoundError: no such checkpoint.
         CheckpointError: the checkpoint is damaged, or its architecture's graphs are not shipped.
         InvalidInputError: an unknown engine or precision, or ``out_dir`` holds something else.
+        BundleWriteError: there is no room for it.
     """
     if engine not in ENGINES:
         raise InvalidInputError(f"engine is {engine!r}; this version builds {', '.join(ENGINES)}")
@@ -73,8 +77,10 @@ def build(
             f"them with `autogaze export {checkpoint} DIR` (pip install 'autogaze-triton[export]') and pass graphs=DIR "
             "(`autogaze build --graphs DIR`)"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+    with (
+        no_room_told(out),
+        _staging(out) as folder,
+    ):
         staged = Path(folder) / "bundle"
         staged.mkdir()
         _write(staged, loaded, traced, engine, precision)
@@ -88,6 +94,14 @@ def build(
                 replaced.rename(out)
             raise
     return out
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[str]:
+    """A folder beside ``out``, on the same disk, that is gone afterwards."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        yield folder
 
 
 def _replaceable(out: Path) -> bool:

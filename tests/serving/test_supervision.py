@@ -303,8 +303,10 @@ def test_in_explicit_mode_an_unload_is_no_fault_and_a_death_is(installation, tmp
         with tritonclient.grpc.InferenceServerClient(server.url) as client:
             client.unload_model("other")
             assert wait_for(lambda: {stub.instance for stub in server.server.stubs()} == {"kept_0_0"})
-            (tmp_path / "kept" / "config.pbtxt").touch()
+            (tmp_path / "kept" / "1" / "model.py").touch()
+            (old,) = server.server.stubs()
             client.load_model("kept")
+            assert wait_for(lambda: not old.is_alive()), "it was not loaded anew"
             time.sleep(2.5)  # both looks of the watch
         assert changes.states() == [READY]
         kill_stub(server, "kept_0_0")
