@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from autogaze_backend.serving import TritonServer
-from autogaze_client import GazeClient, ServerUnavailableError, StreamExpired
+from autogaze_client import AutoGazeGenerateOutput, GazeClient, ServerUnavailableError, StreamExpired
 from faults.fault_helpers import KNOBS, LONG, Users, clip, config, eventually
 from serving.serving_helpers import run_command, server_processes, wait_for
 
@@ -87,3 +87,49 @@ def test_the_command_is_told_to_end_under_load(bundle, signals):
     assert {type(outcome.error) for outcome in users.errors()} <= {ServerUnavailableError, StreamExpired}
     assert users.errors()
     assert wait_for(lambda: not server_processes(process.pid))
+
+
+def test_streams_that_nobody_uses_hold_up_no_stop(bundle):
+    log: list[str] = []
+    server = TritonServer(config(bundle(), settings={"exit_timeout": 60.0}), on_log=log.append)
+    server.start()
+    try:
+        server.wait_until_ready(LONG)
+        with GazeClient(server.url) as client:
+            for _ in range(3):
+                client.stream(**KNOBS).push(clip(1)[0])
+            server.stop()
+    finally:
+        server.kill()
+    # Triton counts its exit timeout down in the log.
+    assert any("'autogaze_stream' (version 1) has 3 in-flight" in line for line in log)
+    assert not any("Timeout 30:" in line or "Exit timeout expired" in line for line in log)
+
+
+def test_a_stream_in_use_is_served_until_it_ends(bundle, model):
+    frames = clip(14)
+    log: list[str] = []
+    server = TritonServer(config(bundle(), settings={"exit_timeout": 60.0}), on_log=log.append)
+    server.start()
+    try:
+        server.wait_until_ready(LONG)
+        with GazeClient(server.url) as client:
+            client.stream(**KNOBS).push(frames[0])  # and one that is not
+            stream = client.stream(**KNOBS)
+            parts = [stream.push(frames[0]).generated]
+            stopper = threading.Thread(target=server.stop)
+            stopper.start()
+            for frame in frames[1:]:
+                time.sleep(0.3)
+                parts.append(stream.push(frame).generated)
+            with pytest.raises(ServerUnavailableError, match="stopping"):
+                client.gaze(frames, **KNOBS)
+            stream.close()
+            stopper.join(LONG)
+            assert not stopper.is_alive()
+    finally:
+        server.kill()
+    assert not any("Timeout 30:" in line for line in log)
+    loaded = model()
+    wanted = loaded.generate(loaded.preprocess(frames)[None], **KNOBS).gazing_pos
+    np.testing.assert_array_equal(AutoGazeGenerateOutput.concatenate(parts).gazing_pos, wanted)

@@ -26,11 +26,13 @@ from autogaze_backend.serving.logs import LogPump, explain_failure, log_to_logge
 from autogaze_backend.serving.ports import ServerPorts, choose_ports
 from autogaze_backend.serving.probing import ReadinessProbe
 from autogaze_backend.serving.processes import ServerProcess, children_of, stubs_of
+from autogaze_backend.serving.stopping import IdleStreams
 
 __all__ = ["TritonServer"]
 
 _START_ATTEMPTS = 3
 _POLL_SECONDS = 0.1
+_STOP_POLL_SECONDS = 0.25
 # The server keeps its own exit timeout; force is for one that does not.
 _FORCE_AFTER_SECONDS = 3.0
 # libevent (HTTP, metrics) and gRPC each say it in their way.
@@ -198,14 +200,17 @@ class TritonServer:
         )
 
     def stop(self) -> None:
-        """Stops the server and its stubs; what is in flight gets ``exit_timeout`` seconds. Idempotent."""
+        """Stops the server and its stubs; what is in flight gets ``exit_timeout`` seconds. Idempotent.
+
+        Streams that are open and have no frame for two seconds are not waited for.
+        """
         process, self._process = self._process, None
         if process is None:
             return
         assert process.stdin is not None
         try:
             process.stdin.close()
-            process.wait(self.config.exit_timeout + 2 * _FORCE_AFTER_SECONDS)
+            self._wait_for_end(process)
         except BaseException as error:
             # The guard ends everything at once on its second signal.
             for _ in range(2):
@@ -240,6 +245,18 @@ class TritonServer:
         # Unless it was killed itself.
         for region in Path("/dev/shm").glob(f"{self._name}*") if self._name else ():
             region.unlink(missing_ok=True)
+
+    def _wait_for_end(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + self.config.exit_timeout + 2 * _FORCE_AFTER_SECONDS
+        streams = IdleStreams(self.metrics_url, lambda: self.log_lines)
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                process.wait(min(_STOP_POLL_SECONDS, max(left, 0)))
+                return
+            except subprocess.TimeoutExpired:
+                if left <= 0 or streams.are_all():
+                    raise
 
     def _becomes_ready(self, deadline: float) -> bool:
         """True when ready, False when the server has ended."""
