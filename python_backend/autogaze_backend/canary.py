@@ -18,6 +18,7 @@ from autogaze_client._errors import InferenceError, ServerUnavailableError
 from autogaze_backend.engine import Engine
 from autogaze_backend.generation import FrameLimits, RowState, continue_frames, open_frames
 from autogaze_backend.metering import MeteredEngine
+from autogaze_backend.resident import frame_positions, is_resident
 
 _LOG = logging.getLogger("autogaze")
 
@@ -86,12 +87,18 @@ class EngineCanary:
                 return False
             return self._passed_at is not None
 
-    def answer(self) -> None:
-        """Answers an open question; to be called between two calls of the engine, by whoever calls it."""
+    def answer(self, *, at_work: bool = False) -> None:
+        """Answers an open question; to be called between two calls of the engine, by whoever calls it.
+
+        Args:
+            at_work: whether rows are under way. On an engine that keeps rows on its device they may be under way there
+                too, and are not disturbed: that they were waited for in vain would have kept this thread from coming.
+        """
         if not self._asked:
             return
         try:
-            self._generate()
+            if not (at_work and is_resident(self._engine)):
+                self._generate()
             passed = True
         except Exception:
             _LOG.exception("not ready: the engine failed its canary")
@@ -110,17 +117,26 @@ class EngineCanary:
         """One black frame through every graph: encoder, the frame's first group, and a token of the next."""
         engine, spec = self._engine, self._engine.spec
         frame = np.zeros((1, 1, 3, spec.input_size, spec.input_size), np.float32)
-        vision, _ = engine.encode(frame, None)
+        budget = min(spec.group_size + 1, spec.tokens_per_frame)
+        if is_resident(engine) and not engine.can_hold(frame_positions(spec, budget)):
+            return
+        vision = None if is_resident(engine) else engine.encode(frame, None)[0]
         try:
             row = RowState(engine.open_slot())
         except ServerUnavailableError:
             # Every slot is at work; that this thread came here is proof enough of the steps.
             return
+        limits = [FrameLimits(budget, None)]
         try:
-            budget = min(spec.group_size + 1, spec.tokens_per_frame)
-            open_frames(engine, [row], vision[:, 0], [FrameLimits(budget, None)])
-            while row.running:
-                continue_frames(engine, [row])
+            if is_resident(engine):
+                engine.reserve(row.slot, frame_positions(spec, budget))
+                slots, fresh, dropped = np.array([row.slot]), np.ones(1, np.bool_), np.zeros(1, np.int64)
+                (row.tokens,) = engine.run_frames(slots, [frame[0]], fresh, limits, dropped)
+            else:
+                assert vision is not None
+                open_frames(engine, [row], vision[:, 0], limits)
+                while row.running:
+                    continue_frames(engine, [row])
         finally:
             engine.close_slot(row.slot)
         ids, confidences, _ = row.tokens.arrays()

@@ -17,6 +17,7 @@ from autogaze_backend.canary import CanaryLimits, EngineCanary
 from autogaze_backend.clips import PreparedClip, finished_clip, prepare_clip
 from autogaze_backend.generation import FrameTokens
 from autogaze_backend.model import GazeModel
+from autogaze_backend.resident import ResidentScheduler, scheduler_for
 from autogaze_backend.scheduling import RowJob, RowScheduler, cancelled_error
 
 _LOG = logging.getLogger("autogaze")
@@ -43,7 +44,7 @@ class ClipService:
         self, model: GazeModel, limits: ClipLimits | None = None, canary: CanaryLimits | None = None
     ) -> None:
         self._model = model
-        self._scheduler = RowScheduler(model.engine)
+        self._scheduler = scheduler_for(model.engine)
         self._canary = EngineCanary(model.engine, canary, wake=self._wake)
         self._room = threading.Semaphore((limits or ClipLimits()).max_active_clips)
         # Guards what the two threads share: the inbox and the end.
@@ -97,7 +98,7 @@ class ClipService:
                 arrived = list(self._inbox)
                 self._inbox.clear()
                 over = self._closing and not (arrived or len(self._scheduler))
-            self._canary.answer()
+            self._canary.answer(at_work=len(self._scheduler) > 0)
             if over:
                 return
             for clip in arrived:
@@ -127,7 +128,7 @@ class _Clip:
         self._error: Exception | None = None
         self._open = len(prepared.rows)
 
-    def enter(self, scheduler: RowScheduler) -> None:
+    def enter(self, scheduler: RowScheduler | ResidentScheduler) -> None:
         """Hands the rows to the scheduler."""
         work = sum(row.frames for row in self._prepared.rows)
         for index, row in enumerate(self._prepared.rows):

@@ -30,9 +30,11 @@ def open_engine(
         InvalidInputError: an unknown engine or device, or a bundle that was built for another engine.
         MissingExtraError: the engine's packages are not installed.
     """
-    if device not in ("cpu", AUTO):
-        raise InvalidInputError(f"device is {device!r}; this version runs on 'cpu'")
     name = bundle.engine if engine == AUTO else engine
+    if name == "onnxruntime" and device not in ("cpu", AUTO):
+        if engine != AUTO:
+            raise InvalidInputError(f"device is {device!r}; the ONNX Runtime engine runs on 'cpu'")
+        name = "torch"
     if name not in ENGINES:
         raise InvalidInputError(f"engine is {name!r}; known engines are {', '.join(ENGINES)}, or 'auto'")
     opened = ENGINES[name](bundle, device, threads)
@@ -48,5 +50,16 @@ def _onnxruntime(bundle: Bundle, device: str, threads: int | None) -> Engine:
     return OnnxRuntimeEngine(bundle, threads=threads)
 
 
+def _torch(bundle: Bundle, device: str, threads: int | None) -> Engine:
+    try:
+        from autogaze_backend.torch_engine.engine import TorchEngine
+    except ImportError as error:
+        raise MissingExtraError.for_extra("the torch engine", "torch", error) from error
+    return TorchEngine(bundle, device="cpu" if device == AUTO else device)
+
+
 # In order of preference; each module is imported when its engine is opened.
-ENGINES: dict[str, Callable[[Bundle, str, int | None], Engine]] = {"onnxruntime": _onnxruntime}
+ENGINES: dict[str, Callable[[Bundle, str, int | None], Engine]] = {
+    "torch": _torch,
+    "onnxruntime": _onnxruntime,
+}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
 
@@ -41,6 +42,39 @@ class FrameTokens:
     def arrays(self) -> tuple[Integers, Floats, Floats]:
         """``ids``, ``confidences`` and ``losses`` of the whole frame."""
         return np.concatenate(self.ids), np.concatenate(self.confidences), np.concatenate(self.losses)
+
+
+class RowTokens(Sequence[FrameTokens]):
+    """The frames of a row, cut out of the windows' records only when somebody looks.
+
+    Args:
+        windows: of each window the frames' entries, and its ids, confidences and losses, frames in order.
+    """
+
+    def __init__(self, windows: Sequence[tuple[Integers, Integers, Floats, Floats]]) -> None:
+        self.counts = np.concatenate([counts for counts, _, _, _ in windows])
+        totals = [int(counts.sum()) for counts, _, _, _ in windows]
+        self.ids, self.confidences, self.losses = (
+            np.concatenate([window[part][:total] for window, total in zip(windows, totals, strict=True)])
+            for part in (1, 2, 3)
+        )
+
+    def __len__(self) -> int:
+        """Frames."""
+        return len(self.counts)
+
+    @overload
+    def __getitem__(self, index: int) -> FrameTokens: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[FrameTokens]: ...
+    def __getitem__(self, index: int | slice) -> FrameTokens | list[FrameTokens]:
+        """A frame's tokens."""
+        if isinstance(index, slice):
+            return [self[frame] for frame in range(*index.indices(len(self)))]
+        frame = range(len(self))[index]
+        start = int(self.counts[:frame].sum())
+        part = slice(start, start + int(self.counts[frame]))
+        return FrameTokens([self.ids[part]], [self.confidences[part]], [self.losses[part]])
 
 
 @dataclass

@@ -24,7 +24,8 @@ from autogaze_backend.generation import FrameTokens
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import check_frames, normalise, preprocess, resize_exact, resize_to_input
 from autogaze_backend.requests import Knobs
-from autogaze_backend.scheduling import Row, RowJob, RowScheduler, cancelled_error
+from autogaze_backend.resident import scheduler_for
+from autogaze_backend.scheduling import Row, RowJob, cancelled_error
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.streaming import DEFAULT_HORIZON, GazeStream, step_frames
 
@@ -241,7 +242,7 @@ class GazeModel:
         Yields:
             A row's index in ``rows`` and its frames' tokens, or the error that ended it alone.
         """
-        scheduler = RowScheduler(self.engine)
+        scheduler = scheduler_for(self.engine)
         finished: deque[tuple[int, list[FrameTokens] | Exception]] = deque()
 
         def done(index: int, result: list[FrameTokens] | Exception) -> None:

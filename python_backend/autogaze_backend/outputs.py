@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from autogaze_client.generated import AutoGazeGenerateOutput
 
-from autogaze_backend.generation import FrameTokens
+from autogaze_backend.generation import FrameTokens, RowTokens
 from autogaze_backend.spec import ModelSpec
 
 
@@ -22,6 +22,17 @@ def assemble(spec: ModelSpec, rows: Sequence[Sequence[FrameTokens]]) -> AutoGaze
         B = len(rows) rows; a slot beyond a row's own length is padding with a predicted loss of NaN.
     """
     padding = spec.tokens_per_frame
+    if len(rows) == 1 and isinstance(rows[0], RowTokens):
+        # One row needs no padding, and its frames lie one after another already.
+        row = rows[0]
+        return AutoGazeGenerateOutput(
+            gazing_pos=(row.ids + np.repeat(np.arange(len(row)) * padding, row.counts))[None],
+            if_padded_gazing=(row.ids == padding)[None],
+            num_gazing_each_frame=row.counts,
+            confidences=row.confidences[None],
+            task_loss_predictions=row.losses[None],
+            scale_layouts=spec.scale_layouts,
+        )
     frames = [[row[t].arrays() for row in rows] for t in range(len(rows[0]))]
     lengths = np.array([max(len(ids) for ids, _, _ in frame) for frame in frames], np.int64)
     starts = np.cumsum(lengths) - lengths

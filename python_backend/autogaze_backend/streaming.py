@@ -22,6 +22,7 @@ from autogaze_backend.engine import Engine, Floats
 from autogaze_backend.generation import FrameLimits, FrameTokens, RowState, generate_frames
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import resize_to_input
+from autogaze_backend.resident import ResidentEngine, frame_positions, is_resident
 
 if TYPE_CHECKING:
     from autogaze_backend.model import GazeModel
@@ -80,12 +81,49 @@ class FrameWindow:
         state.length = kept
 
 
+class FrameSpans:
+    """How many cached positions each frame of a row takes, on an engine whose cache drops its oldest in place."""
+
+    def __init__(self, horizon: int) -> None:
+        self._horizon = horizon
+        self._spans: deque[int] = deque()
+        self.processed = 0
+        self.end = 0
+
+    @property
+    def active(self) -> int:
+        """Frames in the cache."""
+        return len(self._spans)
+
+    def drop_oldest(self) -> int:
+        """Takes frames out until another one fits the horizon; the positions that they held."""
+        dropped = 0
+        while len(self._spans) >= self._horizon:
+            dropped += self._spans.popleft()
+        return dropped
+
+    def add_frame(self, leftover: int, new: int) -> None:
+        """Notes the frame that was just generated; ``leftover`` is that of ``FrameWindow.add_frame``.
+
+        Args:
+            leftover: tokens of the frame before that this frame fed first.
+            new: tokens that it fed since.
+        """
+        if self._spans:
+            self._spans[-1] += leftover
+            self._spans.append(new)
+        else:
+            self._spans.append(leftover + new)
+        self.end += leftover + new
+        self.processed += 1
+
+
 @dataclass(frozen=True)
 class _Progress:
     """Everything that a stream carries from frame to frame."""
 
     row: RowState
-    window: FrameWindow
+    window: FrameWindow | FrameSpans
 
 
 class GazeStream:
@@ -188,7 +226,9 @@ class GazeStream:
         if self._closed:
             raise InvalidInputError("the stream is closed; open a new one")
         self._release()
-        self._progress = _Progress(RowState(self._model.engine.open_slot()), FrameWindow(self.horizon))
+        engine = self._model.engine
+        window = FrameSpans(self.horizon) if is_resident(engine) else FrameWindow(self.horizon)
+        self._progress = _Progress(RowState(engine.open_slot()), window)
 
     def close(self) -> None:
         """Frees the cache; the stream cannot be used any more. Closing twice is harmless."""
@@ -240,6 +280,8 @@ def step_frames(
         )
     if any(stream._model is not model for stream, _, _ in items):
         raise InvalidInputError("a stream belongs to another model; step it with the model that opened it")
+    if is_resident(engine):
+        return _step_resident(model, engine, items, progress)
     frames = np.stack([resize_to_input(frame, model.spec.input_size) for _, frame, _ in items])
     state_shape = engine.encoder_state_shape
     states = [
@@ -249,8 +291,9 @@ def step_frames(
     padding = model.spec.tokens_per_frame
     try:
         vision, new_states = engine.encode(frames, np.concatenate(states))
-        for item in progress:
-            item.window.make_room(engine, item.row)
+        windows = [item.window for item in progress if isinstance(item.window, FrameWindow)]
+        for item, window in zip(progress, windows, strict=True):
+            window.make_room(engine, item.row)
         leftovers = [len(item.row.pending(padding)) for item in progress]
         limits = [FrameLimits(int(budget.max_tokens[0]), budget.requirement) for _, _, budget in items]
         results: list[FrameTokens] = []
@@ -258,11 +301,47 @@ def step_frames(
             part = slice(start, start + engine.preferred_rows)
             rows = [item.row for item in progress[part]]
             results += generate_frames(engine, rows, vision[part, 0], limits[part])
-        for index, (item, leftover) in enumerate(zip(progress, leftovers, strict=True)):
-            item.window.add_frame(leftover, item.row)
+        for index, (item, window) in enumerate(zip(progress, windows, strict=True)):
+            window.add_frame(leftovers[index], item.row)
             items[index][0]._encoder_state = new_states[index : index + 1]
     except BaseException:
         # Nobody knows what the caches hold now: the streams must be reset.
+        for stream, _, _ in items:
+            stream._release()
+        raise
+    return results
+
+
+def _step_resident(
+    model: GazeModel,
+    engine: ResidentEngine,
+    items: Sequence[tuple[GazeStream, NDArray[np.float32], Budget]],
+    progress: Sequence[_Progress],
+) -> list[FrameTokens]:
+    """``step_frames`` on an engine that keeps the rows on its device."""
+    spec, size = model.spec, model.spec.group_size
+    windows = [item.window for item in progress if isinstance(item.window, FrameSpans)]
+    limits = [FrameLimits(int(budget.max_tokens[0]), budget.requirement) for _, _, budget in items]
+    frames = [resize_to_input(frame, spec.input_size) for _, frame, _ in items]
+    try:
+        for item, window, limit in zip(progress, windows, limits, strict=True):
+            engine.reserve(item.row.slot, window.end + frame_positions(spec, limit.max_tokens))
+        dropped = [window.drop_oldest() for window in windows]
+        results = engine.run_frames(
+            np.array([item.row.slot for item in progress]),
+            frames,
+            np.array([window.processed == 0 for window in windows]),
+            limits,
+            np.array(dropped),
+        )
+        for item, window, tokens in zip(progress, windows, results, strict=True):
+            chosen = tokens.ids[0]
+            groups = -(-len(chosen) // size)
+            window.add_frame(
+                len(item.row.pending(spec.tokens_per_frame)), spec.vision_tokens + (groups - 1) * size
+            )
+            item.row.group = chosen[(groups - 1) * size :]
+    except BaseException:
         for stream, _, _ in items:
             stream._release()
         raise

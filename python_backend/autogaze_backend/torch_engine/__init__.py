@@ -1,0 +1,6 @@
+"""The torch engine: static slots and paged caches on a GPU, Triton kernels, CUDA graphs; plain torch on a CPU.
+
+``state`` holds what a row carries between calls, ``pages`` its cache, ``weights`` the checkpoint on the
+device. ``reference`` computes a call in plain torch, ``launching`` with the kernels of ``linear_kernels``,
+``attention_kernels`` and ``selection_kernels``; ``engine`` binds them to the engine interface.
+"""

@@ -1,0 +1,622 @@
+"""The torch engine: rows live on the device in slots; a call is a CUDA graph of Triton kernels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from autogaze_client._errors import InvalidInputError, ServerUnavailableError
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from autogaze_backend.bundle import Bundle
+from autogaze_backend.engine import Floats, GroupResult, Integers, Limits
+from autogaze_backend.generation import FrameLimits, FrameTokens
+from autogaze_backend.resident import frame_positions, groups_of
+from autogaze_backend.spec import ModelSpec
+from autogaze_backend.torch_engine.device_queue import DeviceQueue, Ticket
+from autogaze_backend.torch_engine.encoder import Convolution, encode
+from autogaze_backend.torch_engine.pages import PAGE, PageTable
+from autogaze_backend.torch_engine.reference import ReferenceOps
+from autogaze_backend.torch_engine.state import Sizes, SlotState, Work, pack_inputs
+from autogaze_backend.torch_engine.weights import decoder_weights, encoder_weights, precision_dtype
+
+# Rows of a captured graph; a call takes the next larger one, whose idle programs return at once.
+_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+# Rows of a captured encoder graph, by frames of its window.
+_ENCODER_BUCKETS = {1: (1, 4, 16, 64, 256), 16: (1, 2, 4, 8, 16)}
+
+_WINDOW = 16
+
+
+@dataclass(frozen=True)
+class TorchSettings:
+    """How much memory an engine takes.
+
+    Attributes:
+        slots: rows that can be open at once.
+        rows: the most rows of one call.
+        cache_gib: memory of the cached keys and values; None takes a quarter of what the device has free, or
+            1 GiB on a CPU.
+        max_positions: cached positions of one row at most.
+    """
+
+    slots: int = 512
+    rows: int = 256
+    cache_gib: float | None = None
+    max_positions: int = 131072
+
+    @classmethod
+    def from_environment(cls, device: torch.device) -> TorchSettings:
+        """Reads AUTOGAZE_SLOTS, AUTOGAZE_ROWS and AUTOGAZE_CACHE_GIB.
+
+        Raises:
+            InvalidInputError: one of them is no positive number.
+        """
+        default = cls() if device.type == "cuda" else cls(slots=64, rows=64)
+        slots = _number("AUTOGAZE_SLOTS", default.slots, int)
+        rows = _number("AUTOGAZE_ROWS", min(default.rows, slots), int)
+        if rows > slots:
+            raise InvalidInputError(
+                f"AUTOGAZE_ROWS is {rows}, more than the {slots} slots; lower it or raise AUTOGAZE_SLOTS"
+            )
+        cache = _number("AUTOGAZE_CACHE_GIB", None, float)
+        return cls(slots=slots, rows=rows, cache_gib=cache)
+
+
+def _number(name: str, default: Any, kind: Callable[[str], Any]) -> Any:
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    try:
+        value = kind(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < float("inf"):
+        raise InvalidInputError(f"{name} is {text!r}; it must be a number above 0")
+    return value
+
+
+class TorchEngine:
+    """Runs a bundle's weights with torch: the ``Engine`` and the ``ResidentEngine`` interface.
+
+    On CUDA a call is a captured graph of Triton kernels. On a CPU it is plain torch, a row at a time: slow, and the
+    oracle of the kernels.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "cuda",
+        settings: TorchSettings | None = None,
+        kernels: bool | None = None,
+    ) -> None:
+        """Puts the weights on the device and captures the graphs.
+
+        Args:
+            bundle: any bundle with weights; its precision is the engine's.
+            device: a torch device.
+            settings: how much memory to take; None reads the environment.
+            kernels: whether to run the Triton kernels; None runs them on CUDA.
+
+        Raises:
+            InvalidInputError: there is no such device, or the bundle has another precision.
+            ServerUnavailableError: the device's memory is too small for the settings.
+        """
+        self._device = open_device(device)
+        settings = settings or TorchSettings.from_environment(self._device)
+        self._spec = spec = bundle.spec
+        self._dtype = precision_dtype(bundle.precision)
+        self._queue = DeviceQueue(self._device)
+        self._sent: Integers | None = None
+        pages = self._pages(settings)
+        self._sizes = Sizes(
+            settings.slots,
+            min(settings.rows, settings.slots),
+            pages,
+            min(pages, -(-settings.max_positions // PAGE)),
+            _WINDOW,
+        )
+        if kernels is None:
+            kernels = self._queue.is_cuda
+        weights = load_file(bundle.weights)
+        decoder = decoder_weights(spec, weights, self._device, self._dtype, halves=kernels)
+        self._encoder = encoder_weights(spec, weights, self._device, self._dtype, halves=kernels)
+        try:
+            self._state = SlotState(spec, self._sizes, self._device, self._dtype, halves=kernels)
+            self._work = Work(spec, self._sizes, decoder.heads.shape[-1], self._device, self._dtype)
+        except torch.OutOfMemoryError as error:
+            raise ServerUnavailableError(
+                f"the device has no room for {self._sizes.slots} slots and {pages * PAGE} cached positions "
+                f"({error}); lower AUTOGAZE_SLOTS or AUTOGAZE_CACHE_GIB"
+            ) from error
+        self._ops: Any
+        if kernels:
+            from autogaze_backend.torch_engine.launching import TritonOps
+
+            self._ops = TritonOps(spec, decoder, self._state, self._work)
+        else:
+            self._ops = ReferenceOps(spec, decoder, self._state, self._work)
+        # In float16 the library's convolution is faster than ours; in float32 it has no use for tensor cores.
+        ours = kernels and self._dtype == torch.float32
+        self._convolution: Convolution | None = (
+            partial(self._ops.convolution, self._encoder) if ours else None
+        )
+        self._table = PageTable(self._sizes.slots, pages, self._sizes.max_pages)
+        self._free = list(range(self._sizes.slots - 1, -1, -1))
+        self._graphs: dict[tuple[str, int], Any] = {}
+        self._encoder_graphs: dict[tuple[int, int], Any] = {}
+        self._bucket_of = [0] * (self._sizes.rows + 1)
+        for size in reversed(self._row_buckets()):
+            self._bucket_of[: size + 1] = [size] * (size + 1)
+        if self._queue.is_cuda:
+            with self._queue:
+                self._capture()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The architecture it runs."""
+        return self._spec
+
+    @property
+    def preferred_rows(self) -> int:
+        """Rows a call at which it is fastest."""
+        return self._sizes.rows
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of one call."""
+        return self._sizes.rows
+
+    @property
+    def max_slots(self) -> int | None:
+        """Slots that can be open at once."""
+        return self._sizes.slots
+
+    @property
+    def window(self) -> int:
+        """Frames that a slot holds at once."""
+        return self._sizes.window
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self._device
+
+    @property
+    def encoder_state_shape(self) -> tuple[int, ...]:
+        """See ``Engine.encoder_state_shape``."""
+        return tuple(self._state.encoder.shape[1:])
+
+    def open_slot(self) -> int:
+        """See ``Engine.open_slot``."""
+        if not self._free:
+            raise ServerUnavailableError(
+                f"all {self._sizes.slots} slots are in use; send the request again later, or raise AUTOGAZE_SLOTS"
+            )
+        return self._free.pop()
+
+    def close_slot(self, slot: int) -> None:
+        """See ``Engine.close_slot``."""
+        self._table.release(slot)
+        self._free.append(slot)
+
+    def can_hold(self, positions: int) -> bool:
+        """See ``ResidentEngine.can_hold``."""
+        return bool(self._free) and self._table.can_hold(positions)
+
+    def reserve(self, slot: int, end: int) -> None:
+        """See ``ResidentEngine.reserve``."""
+        self._table.reserve(slot, end)
+
+    def encode_frames(self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_]) -> None:
+        """See ``ResidentEngine.encode_frames``; frames are arrays, or tensors, on the device or not."""
+        time = len(frames[0])
+        padded = 1 if time == 1 else self._sizes.window
+        most = _ENCODER_BUCKETS[padded][-1]
+        with self._queue:
+            for start in range(0, len(slots), most):
+                part = slice(start, start + most)
+                self._encode_part(slots[part], frames[part], fresh[part], time, padded)
+
+    def open_rows(
+        self, slots: Integers, places: Integers, budgets: Integers, requirements: Floats, dropped: Integers
+    ) -> None:
+        """See ``ResidentEngine.open_rows``."""
+        with self._queue:
+            self._send_tables()
+            self._send(slots, places, budgets, requirements, dropped)
+            self._launch("prefill", len(slots))
+
+    def continue_rows(self, slots: Integers) -> None:
+        """See ``ResidentEngine.continue_rows``."""
+        with self._queue:
+            # Steps of the same rows, one after another, find their slots there.
+            if self._sent is None or not np.array_equal(self._sent, slots):
+                self._send(slots)
+            self._launch("step", len(slots))
+
+    def flags(self, rows: int) -> Ticket:
+        """See ``ResidentEngine.flags``."""
+        with self._queue:
+            return self._queue.fetch(self._work.flags[:rows], lambda flags: flags.astype(np.bool_))
+
+    def collect(self, slots: Integers, entries: int) -> Ticket:
+        """See ``ResidentEngine.collect``."""
+        window = self._sizes.window
+
+        def unpack(array: NDArray[np.int32]) -> tuple[Integers, Integers, Floats, Floats]:
+            record = array[:, window:].reshape(len(array), 3, entries)
+            return (
+                array[:, :window].astype(np.int64),
+                record[:, 0].astype(np.int64),
+                np.ascontiguousarray(record[:, 1]).view(np.float32),
+                np.ascontiguousarray(record[:, 2]).view(np.float32),
+            )
+
+        with self._queue:
+            index = self._send_indices(slots)
+            counts = self._state.frame_counts.index_select(0, index)
+            record = self._state.record[:, :, :entries].index_select(0, index)
+            return self._queue.fetch(torch.cat((counts, record.flatten(1)), dim=1), unpack)
+
+    def run_frames(
+        self,
+        slots: Integers,
+        frames: Sequence[Any],
+        fresh: NDArray[np.bool_],
+        limits: Sequence[FrameLimits],
+        dropped: Integers,
+    ) -> list[FrameTokens]:
+        """One frame ``[1, 3, side, side]`` of each of several streams, from encoding to tokens.
+
+        Args:
+            slots: of the streams; their pages are reserved.
+            frames: of each.
+            fresh: whether a stream starts with it.
+            limits: of each.
+            dropped: positions that leave each stream's cache first.
+        """
+        results: list[FrameTokens] = []
+        for start in range(0, len(slots), self._sizes.rows):
+            part = slice(start, start + self._sizes.rows)
+            results += self._run_part(slots[part], frames[part], fresh[part], limits[part], dropped[part])
+        return results
+
+    def _run_part(
+        self,
+        slots: Integers,
+        frames: Sequence[Any],
+        fresh: NDArray[np.bool_],
+        limits: Sequence[FrameLimits],
+        dropped: Integers,
+    ) -> list[FrameTokens]:
+        size = self._spec.group_size
+        groups = [groups_of(self._spec, limit.max_tokens) for limit in limits]
+        requirements = [float("nan") if x.requirement is None else x.requirement for x in limits]
+        self.encode_frames(slots, frames, fresh)
+        self.open_rows(
+            slots,
+            np.zeros(len(slots), np.int64),
+            np.array([limit.max_tokens for limit in limits]),
+            np.array(requirements, np.float32),
+            dropped,
+        )
+        stops = any(limit.requirement is not None for limit in limits)
+        ticket: Ticket | None = None
+        for _ in range(max(groups) - 1):
+            # The flags of the call before the last: the device is never waited for while it has nothing to do.
+            if ticket is not None and not ticket.wait().any():
+                break
+            ticket = self.flags(len(slots)) if stops else None
+            self.continue_rows(slots)
+        counts, ids, confidences, losses = self.collect(slots, max(groups) * size).wait()
+        ends = counts[:, 0].tolist()
+        return [
+            FrameTokens([ids[row, :end]], [confidences[row, :end]], [losses[row, :end]])
+            for row, end in enumerate(ends)
+        ]
+
+    def encode(self, frames: Floats, state: Floats | None) -> tuple[Floats, Floats]:
+        """See ``Engine.encode``."""
+        rows = torch.arange(len(frames), device=self._device)
+        fresh = torch.full((len(frames),), state is None, device=self._device)
+        shape = (len(frames), *self.encoder_state_shape)
+        with self._queue, _exact_convolutions():
+            inputs = torch.as_tensor(frames).to(self._device)
+            before = torch.zeros(shape, dtype=self._dtype, device=self._device)
+            if state is not None:
+                before.copy_(torch.as_tensor(state))
+            tokens, after = encode(self._spec, self._encoder, inputs, before, rows, fresh, self._convolution)
+            return tokens.float().cpu().numpy(), after.float().cpu().numpy()
+
+    def prefill(
+        self,
+        slots: Integers,
+        vision: Floats,
+        pending: Integers,
+        pending_count: Integers,
+        positions: Integers,
+        lengths: Integers,
+        limits: Limits,
+    ) -> GroupResult:
+        """See ``Engine.prefill``."""
+        group = np.full((len(slots), self._spec.group_size), self._spec.tokens_per_frame, np.int32)
+        for row, count in enumerate(pending_count):
+            group[row, :count] = pending[row, :count]
+        rows = np.zeros(len(slots), np.int64)
+        with self._queue:
+            index = self._place(slots, group, lengths, lengths + pending_count + vision.shape[1])
+            self._state.position[index] = self._tensor(positions, torch.int64)
+            self._state.vision[index, 0] = self._tensor(vision, self._dtype)
+            self._send_tables()
+            self._send(slots, rows, limits.budget, limits.requirement, rows)
+            self._launch("prefill", len(slots))
+            return self._group(len(slots))
+
+    def step(
+        self, slots: Integers, group: Integers, positions: Integers, lengths: Integers, limits: Limits
+    ) -> GroupResult:
+        """See ``Engine.step``."""
+        size = self._spec.group_size
+        with self._queue:
+            index = self._place(slots, group.astype(np.int32), lengths, lengths + size)
+            self._state.anchor[index] = self._tensor(positions[:, 0] + size, torch.int64)
+            self._state.budget[index] = self._tensor(limits.budget, torch.int32)
+            self._state.requirement[index] = self._tensor(limits.requirement, torch.float32)
+            self._state.running[index] = 1
+            # The host keeps the record of a frame that it drives itself.
+            self._state.cursor[index] = 0
+            self._send_tables()
+            self._send(slots)
+            self._launch("step", len(slots))
+            return self._group(len(slots))
+
+    def move(self, slot: int, source: Integers, destination: Integers) -> None:
+        """See ``Engine.move``."""
+        row = self._table.table[slot].astype(np.int64)
+        cache = self._state.cache
+
+        def places(positions: Integers) -> tuple[Tensor, Tensor]:
+            pages = self._tensor(row[positions // PAGE], torch.int64)
+            return pages, self._tensor(positions % PAGE, torch.int64)
+
+        with self._queue:
+            self._send_tables()
+            (from_page, from_place), (to_page, to_place) = places(source), places(destination)
+            cache[:, :, :, to_page, :, to_place] = cache[:, :, :, from_page, :, from_place]
+
+    def close(self) -> None:
+        """See ``Engine.close``."""
+        if self._queue.is_cuda:
+            torch.cuda.synchronize(self._device)
+        self._graphs.clear()
+        self._encoder_graphs.clear()
+        self._state = self._work = self._ops = None  # type: ignore[assignment]
+
+    def _place(self, slots: Integers, group: NDArray[np.int32], lengths: Integers, ends: Integers) -> Tensor:
+        """Sets what the host of ``Engine`` calls keeps itself."""
+        for slot, end in zip(slots.tolist(), ends.tolist(), strict=True):
+            self._table.reserve(slot, end)
+        index = self._tensor(slots, torch.int64)
+        self._state.group[index] = self._tensor(group, torch.int32)
+        self._state.first[index] = 0
+        self._state.length[index] = self._tensor(lengths, torch.int64)
+        return index
+
+    def _tensor(self, array: NDArray[Any], kind: torch.dtype) -> Tensor:
+        return torch.tensor(array, dtype=kind, device=self._device)
+
+    def _group(self, rows: int) -> GroupResult:
+        spec, size = self._spec, self._spec.group_size
+        call = self._work.call[:rows].cpu().numpy()
+        logits = self._work.logits[:rows, : size * spec.vocab_size].cpu().numpy()
+        return GroupResult(
+            ids=call[:, :size].astype(np.int64),
+            count=call[:, 3 * size].astype(np.int64),
+            finished=self._work.flags[:rows].cpu().numpy() == 0,
+            confidences=np.ascontiguousarray(call[:, size : 2 * size]).view(np.float32),
+            losses=np.ascontiguousarray(call[:, 2 * size : 3 * size]).view(np.float32),
+            logits=logits.reshape(rows, size, spec.vocab_size).copy(),
+        )
+
+    def _send(
+        self,
+        slots: Integers,
+        places: Integers | None = None,
+        budgets: Integers | None = None,
+        requirements: Floats | None = None,
+        dropped: Integers | None = None,
+    ) -> None:
+        staging = self._queue.staging(self._work.inputs.numel(), torch.int32)
+        pack_inputs(staging.numpy(), slots, places, budgets, requirements, dropped)
+        self._queue.send(staging, self._work.inputs)
+        self._sent = slots
+
+    def _send_indices(self, slots: Integers) -> Tensor:
+        staging = self._queue.staging(len(slots), torch.int64)
+        staging.numpy()[:] = slots
+        index = torch.empty(len(slots), dtype=torch.int64, device=self._device)
+        self._queue.send(staging, index)
+        return index
+
+    def _send_tables(self) -> None:
+        changed = self._table.updates()
+        if not len(changed):
+            return
+        rows = self._table.table[changed]
+        staging = self._queue.staging(rows.size, torch.int32)
+        staging.numpy()[:] = rows.reshape(-1)
+        if len(changed) == 1:
+            self._queue.send(staging, self._state.table[int(changed[0])])
+            return
+        target = torch.empty(rows.shape, dtype=torch.int32, device=self._device)
+        self._queue.send(staging, target)
+        self._state.table.index_copy_(0, self._send_indices(changed), target)
+
+    def _launch(self, phase: str, rows: int) -> None:
+        if not self._queue.is_cuda:
+            getattr(self._ops, phase)(rows)
+            return
+        self._graphs[phase, self._bucket_of[rows]].replay()
+        self._queue.throttle()
+
+    def _row_buckets(self) -> list[int]:
+        smaller = [size for size in _BUCKETS if size < self._sizes.rows]
+        return [*smaller, self._sizes.rows]
+
+    def _encode_part(
+        self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_], time: int, padded: int
+    ) -> None:
+        side = self._spec.input_size
+        if not self._queue.is_cuda:
+            batch = torch.stack([torch.as_tensor(f) for f in frames])
+            self._encode_slots(torch.as_tensor(slots), torch.as_tensor(fresh), batch, batch.shape[1])
+            return
+        bucket = next(size for size in _ENCODER_BUCKETS[padded] if size >= len(slots))
+        graph = self._encoder_graphs[padded, bucket]
+        indices = self._queue.staging(2 * bucket, torch.int64)
+        array = indices.numpy().reshape(2, bucket)
+        array[:, : len(slots)] = slots, fresh
+        # Rows that fill up the bucket write to the slot that nobody reads.
+        array[:, len(slots) :] = [[self._sizes.slots], [0]]
+        self._queue.send(indices, graph.indices)
+        for row, window in enumerate(frames):
+            target = graph.frames[row, :time]
+            if isinstance(window, Tensor):
+                target.copy_(window, non_blocking=True)
+                continue
+            staging = self._queue.staging(time * 3 * side * side, torch.float32)
+            staging.numpy().reshape(window.shape)[:] = window
+            self._queue.send(staging, target)
+        graph.replay()
+        self._queue.throttle()
+
+    def _encode_slots(self, slots: Tensor, fresh: Tensor, frames: Tensor, time: int) -> None:
+        """Encodes into the slots' windows; a fresh slot starts a stream."""
+        state = self._state
+        with _exact_convolutions():
+            tokens, after = encode(
+                self._spec, self._encoder, frames, state.encoder, slots, fresh, self._convolution
+            )
+        state.encoder.index_copy_(0, slots, after)
+        state.vision[:, :time].index_copy_(0, slots, tokens)
+        for counter in (state.first, state.length, state.position):
+            kept = counter.index_select(0, slots)
+            counter.index_copy_(0, slots, torch.where(fresh, torch.zeros_like(kept), kept))
+        group = state.group.index_select(0, slots)
+        empty = torch.full_like(group, self._spec.tokens_per_frame)
+        state.group.index_copy_(0, slots, torch.where(fresh[:, None], empty, group))
+
+    def _pages(self, settings: TorchSettings) -> int:
+        spec = self._spec
+        element = torch.empty(0, dtype=self._dtype).element_size()
+        page = PAGE * spec.num_layers * 2 * spec.hidden_size * element
+        if settings.cache_gib is not None:
+            memory = settings.cache_gib * 2**30
+        elif self._queue.is_cuda:
+            memory = torch.cuda.mem_get_info(self._device)[0] / 4
+        else:
+            memory = 2**30
+        pages = int(memory // page)
+        least = -(-frame_positions(spec, spec.tokens_per_frame) // PAGE)
+        if pages < least:
+            raise InvalidInputError(
+                f"{memory / 2**30:.3f} GiB of cache hold {pages * PAGE} positions, less than a frame's "
+                f"{least * PAGE}; raise AUTOGAZE_CACHE_GIB"
+            )
+        return pages
+
+    def _capture(self) -> None:
+        """Captures every graph; each is run once before, which compiles its kernels."""
+        pool = torch.cuda.graph_pool_handle()
+        self._ops.compile(self._row_buckets())
+        # No row is real while graphs are captured: what they do leaves no trace.
+        self._work.inputs.zero_()
+        for phase in ("prefill", "step"):
+            for bucket in self._row_buckets():
+                self._graphs[phase, bucket] = self._captured(lambda p=phase, b=bucket: getattr(self._ops, p)(b), pool)
+        side = self._spec.input_size
+        for time, buckets in _ENCODER_BUCKETS.items():
+            most = min(buckets[-1], max(self._row_buckets()))
+            frames = torch.zeros((max(most, buckets[0]), time, 3, side, side), device=self._device)
+            indices = torch.zeros((2, len(frames)), dtype=torch.int64, device=self._device)
+            for bucket in buckets:
+                if bucket <= len(frames):
+                    graph = _EncoderGraph(frames[:bucket], indices.view(-1)[: 2 * bucket].view(2, bucket))
+                    graph.indices.fill_(self._sizes.slots)
+                    graph.capture(self, pool)
+                    self._encoder_graphs[time, bucket] = graph
+        torch.cuda.synchronize(self._device)
+
+    def _captured(self, run: Callable[[], None], pool: Any) -> Any:
+        run()
+        torch.cuda.synchronize(self._device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, stream=self._queue.stream):
+            run()
+        return graph
+
+
+class _EncoderGraph:
+    """The encoder for a bucket of rows, with the buffers that it reads."""
+
+    def __init__(self, frames: Tensor, indices: Tensor) -> None:
+        self.frames, self.indices = frames, indices
+        self._graph: Any = None
+
+    def capture(self, engine: TorchEngine, pool: Any) -> None:
+        """Captures the graph."""
+
+        def run() -> None:
+            engine._encode_slots(self.indices[0], self.indices[1] != 0, self.frames, self.frames.shape[1])
+
+        self._graph = engine._captured(run, pool)
+
+    def replay(self) -> None:
+        """Encodes what the buffers hold."""
+        self._graph.replay()
+
+
+class _exact_convolutions:
+    """No TF32 inside: float32 stays float32."""
+
+    def __enter__(self) -> None:
+        self._before = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+    def __exit__(self, *_: object) -> None:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self._before
+
+
+def open_device(name: str) -> torch.device:
+    """The torch device of a name.
+
+    Raises:
+        InvalidInputError: torch knows no such device here.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InvalidInputError(f"device is {name!r}; pass 'cpu', 'cuda' or 'cuda:N'") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise InvalidInputError(
+                f"device is {name!r}, but torch {torch.__version__} finds no CUDA device here; install a CUDA build of "
+                "torch and NVIDIA's driver, or pass device='cpu'"
+            )
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise InvalidInputError(
+                f"device is {name!r}, but there are {torch.cuda.device_count()} CUDA devices, numbered from 0"
+            )
+    elif device.type != "cpu":
+        raise InvalidInputError(f"device is {name!r}; the torch engine runs on 'cpu' and 'cuda'")
+    return device

@@ -1,0 +1,438 @@
+"""A call of the engine as a chain of Triton kernels on the shared buffers."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from autogaze_backend.spec import ModelSpec
+from autogaze_backend.torch_engine.attention_kernels import attention_kernel
+from autogaze_backend.torch_engine.encoder_kernels import convolution_kernel
+from autogaze_backend.torch_engine.linear_kernels import (
+    down_kernel,
+    gate_up_kernel,
+    heads_kernel,
+    open_frame_kernel,
+    open_step_kernel,
+    out_kernel,
+    qkv_kernel,
+)
+from autogaze_backend.torch_engine.pages import PAGE
+from autogaze_backend.torch_engine.selection_kernels import select_kernel
+from autogaze_backend.torch_engine.state import SlotState, Work
+from autogaze_backend.torch_engine.weights import HEAD_COLUMNS, DecoderWeights, EncoderWeights, LayerWeights
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Shapes of the programs of a call.
+
+    Attributes:
+        tokens: tokens of a program of the linear layers.
+        columns: output columns of one.
+        shared: depth of one step of a product.
+        heads: heads of one program of the query, key and value product.
+        warps: of such a program.
+        stages: of its software pipeline.
+        queries: queries of a program of attention.
+        attention_warps: of such a program.
+        attention_stages: of its software pipeline.
+    """
+
+    tokens: int
+    columns: int
+    shared: int
+    heads: int
+    warps: int
+    stages: int
+    queries: int
+    attention_warps: int
+    attention_stages: int
+
+
+# Fewer tokens than this in a call: small programs, so that all multiprocessors have work.
+FEW_TOKENS = 1024
+
+# By whether the arithmetic is float32, and whether the tokens are few.
+TILINGS: dict[tuple[bool, bool], Tiling] = {
+    (True, True): Tiling(16, 32, 64, 1, 2, 3, 16, 4, 2),
+    (True, False): Tiling(64, 64, 64, 2, 4, 2, 64, 4, 2),
+    (False, True): Tiling(16, 32, 64, 1, 2, 3, 16, 4, 3),
+    (False, False): Tiling(64, 64, 64, 2, 4, 3, 64, 4, 3),
+}
+
+# Programs of attention that a call should have, where that can be reached by splitting the keys.
+_PROGRAMS = 768
+
+# Whether kernels are launched ahead of the end of the one before, where the device can.
+CHAINED = True
+
+# Parts that the keys may be split into; few choices, because each is another kernel to compile.
+_SPLITS = (1, 8, 32)
+
+
+class TritonOps:
+    """The two phases. ``rows`` of a call is the size of the batch that the launch covers."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: DecoderWeights,
+        state: SlotState,
+        work: Work,
+        tilings: dict[tuple[bool, bool], Tiling] | None = None,
+    ) -> None:
+        self._spec, self._weights, self._state, self._work = spec, weights, state, work
+        self._tilings = tilings or TILINGS
+        self._exact = work.query.dtype == torch.float32
+        self._parts = 2 if self._exact else 1
+        self._record_float = state.record.view(torch.float32)
+        self._call_float = work.call.view(torch.float32)
+        self._plane = state.cache[0, 0, 0].numel()
+        device = work.x.device
+        # From compute capability 9 on, a kernel may be launched while the one before it ends.
+        self._chained = CHAINED and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        capacity, tickets = self._split_capacity(len(work.slots))
+        self._partial = torch.zeros((capacity, spec.hidden_size), device=device)
+        self._stats = torch.zeros((capacity, spec.num_heads, 2), device=device)
+        self._arrived = torch.zeros(tickets, dtype=torch.int32, device=device)
+        self._compiling: list[tuple[Any, Any, tuple[Any, ...], dict[str, Any]]] | None = None
+
+    def compile(self, buckets: Sequence[int]) -> None:
+        """Compiles the kernels of every bucket side by side; those that Triton's cache holds are read from it."""
+        self._compiling = []
+        for rows in buckets:
+            self.prefill(rows)
+            self.step(rows)
+        launches, self._compiling = self._compiling, None
+        distinct: dict[tuple[Any, ...], tuple[Any, Any, tuple[Any, ...], dict[str, Any]]] = {}
+        for kernel, grid, args, options in launches:
+            kinds = tuple(type(a) if not isinstance(a, torch.Tensor) else a.dtype for a in args)
+            distinct[(kernel, kinds, *sorted(options.items()))] = (kernel, grid, args, options)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = [
+                pool.submit(kernel.warmup, *args, grid=grid, **options)
+                for kernel, grid, args, options in distinct.values()
+            ]
+        for compiled in done:
+            compiled.result()
+
+    def prefill(self, rows: int) -> None:
+        """Opens a frame on the rows of ``Work.slots`` and chooses its first group."""
+        spec, state, work = self._spec, self._state, self._work
+        per_row = spec.group_size + spec.vision_tokens
+        tile = 16
+        self._launch(
+            open_frame_kernel,
+            (rows, triton.cdiv(per_row, tile)),
+            work.slots,
+            work.request,
+            work.active,
+            state.group,
+            state.position,
+            state.first,
+            state.vision,
+            self._weights.embed,
+            self._weights.frequency,
+            work.x,
+            work.cos,
+            work.sin,
+            work.count,
+            spec.tokens_per_frame,
+            WINDOW=state.vision.shape[1],
+            PER_ROW=per_row,
+            VISION=spec.vision_tokens,
+            GROUP=spec.group_size,
+            GROUP_PAD=_padded(spec.group_size),
+            WIDTH=spec.hidden_size,
+            WIDTH_PAD=triton.next_power_of_2(spec.hidden_size),
+            HALF=spec.head_dim // 2,
+            TILE=tile,
+        )
+        self._layers(rows, per_row)
+        self._select(rows, first=True)
+
+    def step(self, rows: int) -> None:
+        """Feeds the last group of the rows of ``Work.slots`` whose frame goes on, and chooses the next."""
+        spec, state, work = self._spec, self._state, self._work
+        self._launch(
+            open_step_kernel,
+            (rows,),
+            work.slots,
+            work.active,
+            state.group,
+            state.anchor,
+            state.running,
+            self._weights.embed,
+            self._weights.frequency,
+            work.x,
+            work.cos,
+            work.sin,
+            work.count,
+            GROUP=spec.group_size,
+            GROUP_PAD=_padded(spec.group_size),
+            WIDTH=spec.hidden_size,
+            WIDTH_PAD=triton.next_power_of_2(spec.hidden_size),
+            HALF=spec.head_dim // 2,
+        )
+        self._layers(rows, spec.group_size)
+        self._select(rows, first=False)
+
+    def convolution(
+        self, encoder: EncoderWeights, index: int, x: Tensor, states: Tensor, rows: Tensor, fresh: Tensor
+    ) -> Tensor:
+        """A block of the encoder; see ``encoder.Convolution``."""
+        spec = self._spec
+        batch, frames = x.shape[:2]
+        y = torch.empty_like(x)
+        # Few frames: smaller programs, so that all multiprocessors have work.
+        tokens, columns = (32 if batch * frames <= 32 else 64), 64
+        convolution_kernel[(triton.cdiv(batch * frames * spec.vision_tokens, tokens), spec.hidden_size // columns)](
+            x,
+            states[:, index],
+            rows,
+            fresh.to(torch.int32),
+            encoder.taps[index],
+            encoder.blocks[index][1],
+            y,
+            batch,
+            frames,
+            states.stride(0),
+            GRID=spec.vision_grid,
+            WIDTH=spec.hidden_size,
+            TIME=spec.temporal_kernel,
+            SPACE=spec.spatial_kernel,
+            TOKENS=tokens,
+            SHARED=64,
+            COLUMNS=columns,
+            PARTS=self._parts,
+            num_warps=4,
+            num_stages=3,
+        )
+        return y
+
+    def _launch(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
+        options["CHAINED"] = self._chained
+        if self._chained:
+            options["launch_pdl"] = True
+        if self._compiling is not None:
+            self._compiling.append((kernel, grid, args, options))
+            return
+        kernel[grid](*args, **options)
+
+    def _layers(self, rows: int, per_row: int) -> None:
+        spec, state, work = self._spec, self._state, self._work
+        tiling = self._tiling(rows * per_row)
+        tiles = triton.cdiv(rows * per_row, tiling.tokens)
+        for index, layer in enumerate(self._weights.layers):
+            last = index == spec.num_layers - 1
+            self._launch(
+                qkv_kernel,
+                (tiles, 3 * spec.num_heads // tiling.heads),
+                work.x,
+                layer.qkv,
+                work.cos,
+                work.sin,
+                work.slots,
+                work.active,
+                work.count,
+                state.length,
+                state.table,
+                work.query,
+                state.cache[index],
+                self._plane,
+                per_row,
+                WIDTH=spec.hidden_size,
+                HEADS=spec.num_heads,
+                HALF=spec.head_dim // 2,
+                PAGE=PAGE,
+                MAX_PAGES=state.table.shape[1],
+                EPSILON=spec.rms_norm_eps,
+                TOKENS=tiling.tokens,
+                SHARED=tiling.shared,
+                HEADS_AT_ONCE=tiling.heads,
+                PARTS=self._parts,
+                num_warps=tiling.warps,
+                num_stages=tiling.stages,
+            )
+            self._attention(index, rows, per_row, last)
+            self._after_attention(layer, rows, per_row, last)
+
+    def _attention(self, index: int, rows: int, per_row: int, last: bool) -> None:
+        spec, state, work = self._spec, self._state, self._work
+        tiling = self._tiling(rows * per_row)
+        queries, tiles, splits = self._attention_tiles(rows, per_row, last)
+        self._launch(
+            attention_kernel,
+            (tiles, rows * spec.num_heads, splits),
+            work.query,
+            state.cache[index],
+            self._plane,
+            work.slots,
+            work.active,
+            work.count,
+            state.first,
+            state.length,
+            state.table,
+            work.mixed,
+            self._partial,
+            self._stats,
+            self._arrived,
+            rows * (1 if last else per_row),
+            per_row,
+            LAST=last,
+            HEADS=spec.num_heads,
+            HEAD=spec.head_dim,
+            PAGE=PAGE,
+            MAX_PAGES=state.table.shape[1],
+            SPLITS=splits,
+            QUERIES=queries,
+            SCALE=spec.head_dim**-0.5 * math.log2(math.e),
+            PARTS=self._parts,
+            num_warps=tiling.attention_warps,
+            num_stages=tiling.attention_stages,
+        )
+
+    def _after_attention(self, layer: LayerWeights, rows: int, per_row: int, last: bool) -> None:
+        spec, work = self._spec, self._work
+        tokens = rows * (1 if last else per_row)
+        tiling = self._tiling(tokens)
+        tiles = triton.cdiv(tokens, tiling.tokens)
+        y = work.last if last else work.x
+        shape = {
+            "TOKENS": tiling.tokens,
+            "SHARED": tiling.shared,
+            "COLUMNS": tiling.columns,
+            "PARTS": self._parts,
+            "num_warps": tiling.warps,
+            "num_stages": tiling.stages,
+        }
+        self._launch(
+            out_kernel,
+            (tiles, spec.hidden_size // tiling.columns),
+            work.mixed,
+            layer.out,
+            work.x,
+            y,
+            work.active,
+            work.count,
+            per_row,
+            LAST=last,
+            WIDTH=spec.hidden_size,
+            **shape,
+        )
+        per_row = 1 if last else per_row
+        inner = {"WIDTH": spec.hidden_size, "INNER": spec.intermediate_size}
+        self._launch(
+            gate_up_kernel,
+            (tiles, spec.intermediate_size // tiling.columns),
+            y,
+            layer.gate_up,
+            work.hidden,
+            work.active,
+            per_row,
+            EPSILON=spec.rms_norm_eps,
+            **inner,
+            **shape,
+        )
+        self._launch(
+            down_kernel,
+            (tiles, spec.hidden_size // tiling.columns),
+            work.hidden,
+            layer.down,
+            y,
+            work.active,
+            per_row,
+            **inner,
+            **shape,
+        )
+
+    def _select(self, rows: int, *, first: bool) -> None:
+        spec, state, work = self._spec, self._state, self._work
+        stride, tokens = self._weights.heads.shape[-1], 16
+        self._launch(
+            heads_kernel,
+            (triton.cdiv(rows, tokens), stride // HEAD_COLUMNS),
+            work.last,
+            self._weights.heads,
+            work.logits,
+            work.active,
+            WIDTH=spec.hidden_size,
+            STRIDE=stride,
+            EPSILON=spec.rms_norm_eps,
+            TOKENS=tokens,
+            SHARED=64,
+            COLUMNS=HEAD_COLUMNS,
+            num_warps=2,
+            num_stages=3,
+        )
+        self._launch(
+            select_kernel,
+            (rows,),
+            work.slots,
+            work.request,
+            work.active,
+            work.logits,
+            work.count,
+            state.group,
+            state.position,
+            state.anchor,
+            state.length,
+            state.budget,
+            state.requirement,
+            state.running,
+            state.chosen,
+            state.frame,
+            state.cursor,
+            state.frame_counts,
+            state.record,
+            self._record_float,
+            work.call,
+            self._call_float,
+            work.flags,
+            spec.tokens_per_frame,
+            STRIDE=stride,
+            VOCABULARY=spec.vocab_size,
+            VOCABULARY_PAD=triton.next_power_of_2(spec.vocab_size),
+            GROUP=spec.group_size,
+            GROUP_PAD=_padded(spec.group_size),
+            RECORD=state.entries,
+            WINDOW=state.frame_counts.shape[1],
+            FIRST=first,
+            num_warps=1,
+        )
+
+    def _tiling(self, tokens: int) -> Tiling:
+        return self._tilings[self._exact, tokens < FEW_TOKENS]
+
+    def _attention_tiles(self, rows: int, per_row: int, last: bool) -> tuple[int, int, int]:
+        """Queries of a program, programs a head, and parts that the keys are split into."""
+        queries = 16 if last or per_row <= 16 else self._tiling(rows * per_row).queries
+        tiles = 1 if last else triton.cdiv(per_row, queries)
+        programs = rows * self._spec.num_heads * tiles
+        splits = max(s for s in _SPLITS if s == 1 or programs * s <= _PROGRAMS)
+        return queries, tiles, splits
+
+    def _split_capacity(self, most: int) -> tuple[int, int]:
+        """Tokens times parts, and programs that share keys, of the largest split call."""
+        spec, capacity, tickets = self._spec, 1, 1
+        for rows in range(1, most + 1):
+            for per_row in (spec.group_size, spec.group_size + spec.vision_tokens):
+                for last in (False, True):
+                    _, tiles, splits = self._attention_tiles(rows, per_row, last)
+                    if splits > 1:
+                        capacity = max(capacity, splits * rows * (1 if last else per_row))
+                        tickets = max(tickets, tiles * rows * spec.num_heads)
+        return capacity, tickets
+
+
+def _padded(size: int) -> int:
+    return max(16, triton.next_power_of_2(size))

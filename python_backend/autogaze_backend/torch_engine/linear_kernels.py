@@ -1,0 +1,379 @@
+"""The decoder's linear layers as Triton kernels.
+
+Every kernel works on tokens as one flat axis: token ``r`` is token ``r % per_row`` of row ``r // per_row`` of
+the batch. The grid is that of the largest batch of a captured graph; ``active`` (one int32 on the device) says
+how many rows are real, and programs beyond them return at once.
+
+The scale of a root-mean-square norm is the same for all columns of a token, so it is applied after the
+product; the norm's weight lies in the matrix (``weights.py``).
+
+``PARTS`` is the number of float16 parts of a matrix: 1, or 2 where the arithmetic is float32 (``halves.py``).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from autogaze_backend.torch_engine.halves import after_previous, joined, product
+
+
+@triton.jit
+def open_frame_kernel(
+    slots,
+    request,
+    active,
+    group,
+    position,
+    first,
+    vision,
+    embed,
+    frequency,
+    x,
+    cos,
+    sin,
+    count,
+    padding,
+    WINDOW: tl.constexpr,
+    PER_ROW: tl.constexpr,
+    VISION: tl.constexpr,
+    GROUP: tl.constexpr,
+    GROUP_PAD: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+    HALF: tl.constexpr,
+    TILE: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    """Lays out a frame's tokens: the valid ids of the last group, then the vision tokens, and their angles."""
+    row = tl.program_id(0)
+    rows = tl.load(active)
+    after_previous(CHAINED)
+    if row < rows:
+        slot = tl.load(slots + row).to(tl.int64)
+        window = tl.load(request + row * 4)
+        s = tl.program_id(1) * TILE + tl.arange(0, TILE)
+        k = tl.arange(0, GROUP_PAD)
+        ids = tl.load(group + slot * GROUP + k, mask=k < GROUP, other=padding)
+        valid = (ids != padding).to(tl.int32)
+        rank = tl.cumsum(valid, 0) - 1
+        leftover = tl.sum(valid, 0)
+        hit = (rank[None, :] == s[:, None]) & (valid[None, :] != 0)
+        token = tl.sum(tl.where(hit, ids[None, :], 0), 1)
+        is_vision = (s >= leftover) & (s < leftover + VISION)
+        c = tl.arange(0, WIDTH_PAD)
+        inside = c[None, :] < WIDTH
+        learned = tl.load(
+            embed + token[:, None] * WIDTH + c[None, :], mask=(s < leftover)[:, None] & inside, other=0.0
+        )
+        seen = tl.load(
+            vision + ((slot * WINDOW + window) * VISION + s - leftover)[:, None] * WIDTH + c[None, :],
+            mask=is_vision[:, None] & inside,
+            other=0.0,
+        )
+        r = row * PER_ROW + s
+        tl.store(
+            x + r[:, None] * WIDTH + c[None, :],
+            learned.to(tl.float32) + seen.to(tl.float32),
+            mask=(s < PER_ROW)[:, None] & inside,
+        )
+        d = tl.arange(0, HALF)
+        place = (tl.load(position + slot) + s).to(tl.float64)
+        angle = place[:, None] * tl.load(frequency + d)[None, :]
+        target = r[:, None] * HALF + d[None, :]
+        tl.store(cos + target, tl.cos(angle).to(tl.float32), mask=(s < PER_ROW)[:, None])
+        tl.store(sin + target, tl.sin(angle).to(tl.float32), mask=(s < PER_ROW)[:, None])
+        if tl.program_id(1) == 0:
+            tl.store(count + row, leftover + VISION)
+            tl.store(first + slot, tl.load(first + slot) + tl.load(request + row * 4 + 3))
+
+
+@triton.jit
+def open_step_kernel(
+    slots,
+    active,
+    group,
+    anchor,
+    running,
+    embed,
+    frequency,
+    x,
+    cos,
+    sin,
+    count,
+    GROUP: tl.constexpr,
+    GROUP_PAD: tl.constexpr,
+    WIDTH: tl.constexpr,
+    WIDTH_PAD: tl.constexpr,
+    HALF: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    """Lays out the group chosen last, at the positions of the frame's last vision tokens."""
+    row = tl.program_id(0)
+    rows = tl.load(active)
+    after_previous(CHAINED)
+    if row < rows:
+        slot = tl.load(slots + row).to(tl.int64)
+        k = tl.arange(0, GROUP_PAD)
+        ids = tl.load(group + slot * GROUP + k, mask=k < GROUP, other=0)
+        c = tl.arange(0, WIDTH_PAD)
+        inside = (k < GROUP)[:, None] & (c < WIDTH)[None, :]
+        r = row * GROUP + k
+        learned = tl.load(embed + ids[:, None] * WIDTH + c[None, :], mask=inside, other=0.0)
+        tl.store(x + r[:, None] * WIDTH + c[None, :], learned.to(tl.float32), mask=inside)
+        d = tl.arange(0, HALF)
+        place = (tl.load(anchor + slot) - GROUP + k).to(tl.float64)
+        angle = place[:, None] * tl.load(frequency + d)[None, :]
+        target = r[:, None] * HALF + d[None, :]
+        tl.store(cos + target, tl.cos(angle).to(tl.float32), mask=(k < GROUP)[:, None])
+        tl.store(sin + target, tl.sin(angle).to(tl.float32), mask=(k < GROUP)[:, None])
+        tl.store(count + row, tl.where(tl.load(running + slot) != 0, GROUP, 0))
+
+
+@triton.jit(do_not_specialize=["per_row"])
+def qkv_kernel(
+    x,
+    weight,
+    cos,
+    sin,
+    slots,
+    active,
+    count,
+    length,
+    table,
+    query,
+    cache,
+    plane,
+    per_row,
+    WIDTH: tl.constexpr,
+    HEADS: tl.constexpr,
+    HALF: tl.constexpr,
+    PAGE: tl.constexpr,
+    MAX_PAGES: tl.constexpr,
+    EPSILON: tl.constexpr,
+    TOKENS: tl.constexpr,
+    SHARED: tl.constexpr,
+    HEADS_AT_ONCE: tl.constexpr,
+    PARTS: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    """Norm, query, key and value, rotation; keys and values go to their places in the cache."""
+    tokens = tl.load(active) * per_row
+    after_previous(CHAINED)
+    start = tl.program_id(0) * TOKENS
+    if start < tokens:
+        r = start + tl.arange(0, TOKENS)
+        real = r < tokens
+        units: tl.constexpr = HEADS // HEADS_AT_ONCE
+        part = tl.program_id(1) // units
+        j = tl.arange(0, HEADS_AT_ONCE * HALF)
+        head = (tl.program_id(1) % units) * HEADS_AT_ONCE + j // HALF
+        d = j % HALF
+        column = part * WIDTH + head * 2 * HALF + d
+        first = tl.zeros((TOKENS, HEADS_AT_ONCE * HALF), tl.float32)
+        second = tl.zeros((TOKENS, HEADS_AT_ONCE * HALF), tl.float32)
+        first_low = tl.zeros((TOKENS, HEADS_AT_ONCE * HALF), tl.float32)
+        second_low = tl.zeros((TOKENS, HEADS_AT_ONCE * HALF), tl.float32)
+        square = tl.zeros((TOKENS,), tl.float32)
+        for k0 in range(0, WIDTH, SHARED):
+            k = k0 + tl.arange(0, SHARED)
+            values = tl.load(x + r[:, None] * WIDTH + k[None, :], mask=real[:, None], other=0.0)
+            square += tl.sum(values * values, 1)
+            w = weight + k[:, None] * (3 * WIDTH) + column[None, :]
+            first, first_low = product(values, w, WIDTH * 3 * WIDTH, first, first_low, PARTS)
+            second, second_low = product(values, w + HALF, WIDTH * 3 * WIDTH, second, second_low, PARTS)
+        scale = tl.rsqrt(square / WIDTH + EPSILON)[:, None]
+        first = joined(first, first_low, PARTS) * scale
+        second = joined(second, second_low, PARTS) * scale
+        row = r // per_row
+        s = r % per_row
+        if part < 2:
+            angle = r[:, None] * HALF + d[None, :]
+            c = tl.load(cos + angle, mask=real[:, None], other=0.0)
+            n = tl.load(sin + angle, mask=real[:, None], other=0.0)
+            rotated = first * c - second * n
+            second = second * c + first * n
+            first = rotated
+        if part == 0:
+            asked = query + ((row[:, None] * HEADS + head[None, :]) * per_row + s[:, None]) * (2 * HALF)
+            asked += d[None, :]
+            tl.store(asked, first.to(query.dtype.element_ty), mask=real[:, None])
+            tl.store(asked + HALF, second.to(query.dtype.element_ty), mask=real[:, None])
+        else:
+            slot = tl.load(slots + row, mask=real, other=0).to(tl.int64)
+            kept = real & (s < tl.load(count + row, mask=real, other=0))
+            place = tl.load(length + slot, mask=real, other=0) + s
+            page = tl.load(table + slot * MAX_PAGES + (place // PAGE) % MAX_PAGES, mask=kept, other=0)
+            base = (page.to(tl.int64)[:, None] * HEADS + head[None, :]) * PAGE + (place % PAGE)[:, None]
+            target = cache + (part - 1).to(tl.int64) * PARTS * plane + base * (2 * HALF) + d[None, :]
+            first_high = first.to(tl.float16)
+            second_high = second.to(tl.float16)
+            tl.store(target, first_high, mask=kept[:, None])
+            tl.store(target + HALF, second_high, mask=kept[:, None])
+            if PARTS == 2:
+                first_rest = ((first - first_high.to(tl.float32)) * 2048.0).to(tl.float16)
+                second_rest = ((second - second_high.to(tl.float32)) * 2048.0).to(tl.float16)
+                tl.store(target + plane, first_rest, mask=kept[:, None])
+                tl.store(target + plane + HALF, second_rest, mask=kept[:, None])
+
+
+@triton.jit(do_not_specialize=["per_row"])
+def out_kernel(
+    mixed,
+    weight,
+    x,
+    y,
+    active,
+    count,
+    per_row,
+    LAST: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+    SHARED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    """The attention's output product, added to the residual.
+
+    With ``LAST`` a row has one token here, its read-out, whose residual is token ``count - 1`` of ``x``.
+    """
+    rows = tl.load(active)
+    tokens = rows if LAST else rows * per_row
+    after_previous(CHAINED)
+    start = tl.program_id(0) * TOKENS
+    if start < tokens:
+        r = start + tl.arange(0, TOKENS)
+        real = r < tokens
+        n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        total = tl.zeros((TOKENS, COLUMNS), tl.float32)
+        low = tl.zeros((TOKENS, COLUMNS), tl.float32)
+        for k0 in range(0, WIDTH, SHARED):
+            k = k0 + tl.arange(0, SHARED)
+            values = tl.load(mixed + r[:, None] * WIDTH + k[None, :], mask=real[:, None], other=0.0)
+            w = weight + k[:, None] * WIDTH + n[None, :]
+            total, low = product(values, w, WIDTH * WIDTH, total, low, PARTS)
+        total = joined(total, low, PARTS)
+        if LAST:
+            source = r * per_row + tl.load(count + r, mask=real, other=1) - 1
+            # A row that rests has no read-out token; what is computed for it is not used.
+            source = tl.maximum(source, 0)
+        else:
+            source = r
+        total += tl.load(x + source[:, None] * WIDTH + n[None, :], mask=real[:, None], other=0.0)
+        tl.store(y + r[:, None] * WIDTH + n[None, :], total, mask=real[:, None])
+
+
+@triton.jit(do_not_specialize=["per_row"])
+def gate_up_kernel(
+    x,
+    weight,
+    hidden,
+    active,
+    per_row,
+    WIDTH: tl.constexpr,
+    INNER: tl.constexpr,
+    EPSILON: tl.constexpr,
+    TOKENS: tl.constexpr,
+    SHARED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    """Norm, gate and up, and the gated product."""
+    tokens = tl.load(active) * per_row
+    after_previous(CHAINED)
+    start = tl.program_id(0) * TOKENS
+    if start < tokens:
+        r = start + tl.arange(0, TOKENS)
+        real = r < tokens
+        n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        gate = tl.zeros((TOKENS, COLUMNS), tl.float32)
+        up = tl.zeros((TOKENS, COLUMNS), tl.float32)
+        gate_low = tl.zeros((TOKENS, COLUMNS), tl.float32)
+        up_low = tl.zeros((TOKENS, COLUMNS), tl.float32)
+        square = tl.zeros((TOKENS,), tl.float32)
+        for k0 in range(0, WIDTH, SHARED):
+            k = k0 + tl.arange(0, SHARED)
+            values = tl.load(x + r[:, None] * WIDTH + k[None, :], mask=real[:, None], other=0.0)
+            square += tl.sum(values * values, 1)
+            w = weight + k[:, None] * (2 * INNER) + n[None, :]
+            gate, gate_low = product(values, w, WIDTH * 2 * INNER, gate, gate_low, PARTS)
+            up, up_low = product(values, w + INNER, WIDTH * 2 * INNER, up, up_low, PARTS)
+        scale = tl.rsqrt(square / WIDTH + EPSILON)[:, None]
+        gate = joined(gate, gate_low, PARTS) * scale
+        up = joined(up, up_low, PARTS) * scale
+        gated = gate / (1.0 + tl.exp(-gate)) * up
+        tl.store(
+            hidden + r[:, None] * INNER + n[None, :], gated.to(hidden.dtype.element_ty), mask=real[:, None]
+        )
+
+
+@triton.jit(do_not_specialize=["per_row"])
+def down_kernel(
+    hidden,
+    weight,
+    x,
+    active,
+    per_row,
+    WIDTH: tl.constexpr,
+    INNER: tl.constexpr,
+    TOKENS: tl.constexpr,
+    SHARED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    PARTS: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    """The product back to the residual's width, added to it in place."""
+    tokens = tl.load(active) * per_row
+    after_previous(CHAINED)
+    start = tl.program_id(0) * TOKENS
+    if start < tokens:
+        r = start + tl.arange(0, TOKENS)
+        real = r < tokens
+        n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        total = tl.zeros((TOKENS, COLUMNS), tl.float32)
+        low = tl.zeros((TOKENS, COLUMNS), tl.float32)
+        for k0 in range(0, INNER, SHARED):
+            k = k0 + tl.arange(0, SHARED)
+            values = tl.load(hidden + r[:, None] * INNER + k[None, :], mask=real[:, None], other=0.0)
+            w = weight + k[:, None] * WIDTH + n[None, :]
+            total, low = product(values, w, INNER * WIDTH, total, low, PARTS)
+        at = x + r[:, None] * WIDTH + n[None, :]
+        total = joined(total, low, PARTS) + tl.load(at, mask=real[:, None], other=0.0)
+        tl.store(at, total, mask=real[:, None])
+
+
+@triton.jit
+def heads_kernel(
+    x,
+    weight,
+    logits,
+    active,
+    WIDTH: tl.constexpr,
+    STRIDE: tl.constexpr,
+    EPSILON: tl.constexpr,
+    TOKENS: tl.constexpr,
+    SHARED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    """The last norm and all heads of a row's read-out token, float32: logits of every head, then the losses."""
+    tokens = tl.load(active)
+    after_previous(CHAINED)
+    start = tl.program_id(0) * TOKENS
+    if start < tokens:
+        r = start + tl.arange(0, TOKENS)
+        real = r < tokens
+        n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        total = tl.zeros((TOKENS, COLUMNS), tl.float32)
+        low = tl.zeros((TOKENS, COLUMNS), tl.float32)
+        square = tl.zeros((TOKENS,), tl.float32)
+        for k0 in range(0, WIDTH, SHARED):
+            k = k0 + tl.arange(0, SHARED)
+            values = tl.load(x + r[:, None] * WIDTH + k[None, :], mask=real[:, None], other=0.0)
+            square += tl.sum(values * values, 1)
+            w = weight + k[:, None] * STRIDE + n[None, :]
+            total, low = product(values, w, WIDTH * STRIDE, total, low, 2)
+        total = joined(total, low, 2) * tl.rsqrt(square / WIDTH + EPSILON)[:, None]
+        tl.store(logits + r[:, None] * STRIDE + n[None, :], total, mask=real[:, None])

@@ -1,0 +1,179 @@
+"""A bundle's weights on the device, arranged for the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from autogaze_client._errors import InvalidInputError
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autogaze_backend.rotary import rotary_frequencies
+from autogaze_backend.spec import ModelSpec
+from autogaze_backend.torch_engine.halves import split_halves
+
+# Columns of one program of the heads.
+HEAD_COLUMNS = 32
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """A decoder layer; the norms' weights are folded into the matrices that follow them."""
+
+    qkv: Tensor
+    out: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """The decoder. Matrices are ``[in, out]``, or for the kernels float16 ``[parts, in, out]`` (``halves.py``).
+
+    Attributes:
+        embed: ``[V, C]``.
+        layers: one entry a layer.
+        heads: ``[C, stride]`` in float32, or two parts: K·V logits, K losses, then zeros.
+        frequency: float64 ``[head_dim / 2]``.
+    """
+
+    embed: Tensor
+    layers: tuple[LayerWeights, ...]
+    heads: Tensor
+    frequency: Tensor
+
+
+@dataclass(frozen=True)
+class EncoderWeights:
+    """The encoder; the patch convolution as a matrix ``[3·p², C]``.
+
+    Attributes:
+        blocks: kernel ``[C, taps·C, k, k]`` and bias of each block.
+        taps: each block's kernel for ``convolution_kernel``, ``[parts, taps·k·k·C, C]``; empty on a CPU.
+    """
+
+    patch: Tensor
+    patch_bias: Tensor
+    norm: Tensor
+    norm_bias: Tensor
+    blocks: tuple[tuple[Tensor, Tensor], ...]
+    taps: tuple[Tensor, ...]
+    proj: Tensor
+    proj_bias: Tensor
+    position: Tensor
+
+
+def precision_dtype(precision: str) -> torch.dtype:
+    """float32 for "exact", float16 for "fast".
+
+    Raises:
+        InvalidInputError: another name.
+    """
+    if precision not in ("exact", "fast"):
+        raise InvalidInputError(
+            f"precision is {precision!r}; the torch engine runs bundles built as 'exact' or 'fast'"
+        )
+    return torch.float32 if precision == "exact" else torch.float16
+
+
+def decoder_weights(
+    spec: ModelSpec,
+    weights: Mapping[str, NDArray[Any]],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    halves: bool,
+) -> DecoderWeights:
+    """Folds each norm into the next matrix in float64, so that folding costs one rounding.
+
+    Args:
+        spec: the architecture.
+        weights: a bundle's, by name.
+        device: where they go.
+        dtype: the engine's, float32 or float16.
+        halves: whether the matrices are for the kernels.
+    """
+
+    def folded(matrix: str, norm: str) -> NDArray[np.float64]:
+        product: NDArray[np.float64] = (
+            weights[norm].astype(np.float64)[:, None] * weights[matrix].astype(np.float64)
+        )
+        return product
+
+    def place(array: NDArray[Any], kind: torch.dtype = dtype) -> Tensor:
+        return torch.tensor(array).to(kind).to(device)
+
+    def matrix(array: NDArray[Any], kind: torch.dtype = dtype) -> Tensor:
+        if not halves:
+            return place(array, kind)
+        parts = split_halves(array.astype(np.float64))
+        return place(parts if kind == torch.float32 else parts[:1], torch.float16)
+
+    layers = []
+    for index in range(spec.num_layers):
+        name = f"decoder.layers.{index}."
+        layers.append(
+            LayerWeights(
+                qkv=matrix(folded(name + "qkv", name + "input_norm")),
+                out=matrix(weights[name + "out"]),
+                gate_up=matrix(folded(name + "gate_up", name + "post_norm")),
+                down=matrix(weights[name + "down"]),
+            )
+        )
+    heads = np.concatenate(
+        [folded("decoder.lm_head", "decoder.norm"), folded("decoder.task_loss_head", "decoder.norm")], axis=1
+    )
+    # A stride of whole tiles keeps the rows' loads aligned and without a mask.
+    heads = np.pad(heads, ((0, 0), (0, -heads.shape[1] % HEAD_COLUMNS)))
+    return DecoderWeights(
+        embed=place(weights["decoder.embed"].astype(np.float64)),
+        layers=tuple(layers),
+        heads=matrix(heads, torch.float32),
+        frequency=place(rotary_frequencies(spec), torch.float64),
+    )
+
+
+def encoder_weights(
+    spec: ModelSpec,
+    weights: Mapping[str, NDArray[Any]],
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    halves: bool,
+) -> EncoderWeights:
+    """The encoder's weights; the arguments are those of ``decoder_weights``."""
+
+    def taps(index: int) -> Tensor:
+        kernel = weights[f"encoder.blocks.{index}.weight"].astype(np.float64)
+        width, space = spec.hidden_size, spec.spatial_kernel
+        # [out, taps·in, y, x] → [taps, y, x, in, out].
+        kernel = kernel.reshape(width, spec.temporal_kernel, width, space, space).transpose(1, 3, 4, 2, 0)
+        parts = split_halves(kernel.reshape(-1, width))
+        return torch.tensor(parts if dtype == torch.float32 else parts[:1], device=device)
+
+    def place(name: str, kind: torch.dtype = dtype) -> Tensor:
+        array = np.ascontiguousarray(weights[f"encoder.{name}"].astype(np.float32))
+        return torch.from_numpy(array).to(kind).to(device)
+
+    patch = place("patch.weight")
+    return EncoderWeights(
+        patch=patch.reshape(spec.hidden_size, -1).t().contiguous(),
+        patch_bias=place("patch.bias", torch.float32),
+        norm=place("norm.weight", torch.float32),
+        norm_bias=place("norm.bias", torch.float32),
+        blocks=tuple(
+            (
+                place(f"blocks.{index}.weight").contiguous(memory_format=torch.channels_last),
+                place(f"blocks.{index}.bias"),
+            )
+            for index in range(spec.encoder_depth)
+        ),
+        taps=tuple(taps(index) for index in range(spec.encoder_depth)) if halves else (),
+        proj=place("proj.weight"),
+        proj_bias=place("proj.bias", torch.float32),
+        position=place("position", torch.float32),
+    )
