@@ -12,12 +12,13 @@ OUT ?= build/demo
 # The tools of a release: locks, licences, bill of materials.
 TOOLS := build/release-tools
 
-.PHONY: help setup setup-locked demo test test-deploy check format bench clean lock licences sbom release-check
+.PHONY: help setup setup-locked demo test test-faults test-deploy check format bench clean lock licences sbom release-check
 
 help:
 	@echo "make demo    gaze at a real video through a real Triton server; writes $(OUT)"
 	@echo "             (VIDEO=file CHECKPOINT=folder-or-hub-id FRAMES=$(FRAMES) OUT=$(OUT))"
 	@echo "make test    the test suite, against the real server"
+	@echo "make test-faults  what breaks on purpose: killed processes, full disks, jumping clocks (some minutes)"
 	@echo "make test-deploy  deploy/: linters, several servers behind nginx and Envoy, the entrypoint (2 minutes)"
 	@echo "make test-tensorrt  golden clips on TensorRT plans for this machine's GPU"
 	@echo "make check   lint, format and type checks"
@@ -57,6 +58,10 @@ demo: $(VENV)/.demo
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Debian's faketime makes the clock jump; without it, or where private mounts are not allowed, tests are skipped.
+test-faults: setup
+	$(BIN)/python -m pytest tests/faults -m 'faults or not faults' $(PYTEST_ARGS)
 
 # Needs Debian's nginx, shellcheck, prometheus and docker-compose; what is missing is skipped, with a reason.
 $(VENV)/.deploy: $(VENV)/.dev

@@ -193,7 +193,7 @@ def clip() -> Path:
 @contextlib.contextmanager
 def serving(command: Path, bundle: Path) -> Iterator[str]:
     """The server of the installed wheel on free ports, with the model repository that the wheel holds."""
-    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--supervisor-port", "0"]
     log = WORK / "server.log"
     with log.open("w") as errors:
         process = subprocess.Popen(

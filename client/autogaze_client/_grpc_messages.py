@@ -117,6 +117,12 @@ _REMEDIES: Mapping[str, tuple[type[AutoGazeError], str]] = {
 # A server on this machine answers at once; one that does not is not worth waiting for.
 REGISTER_SECONDS = 5.0
 
+# What Triton's python backend says, as INTERNAL, when the server lacks something that the request cannot help.
+_SERVER_LACKS = {
+    "is not healthy": "; the model's process has died, and this server cannot serve it until a restart",
+    "Failed to increase the shared memory pool": "; /dev/shm of the server is full: try again later, or give it more",
+}
+
 # What our stream pool answers, and what Triton's sequence batcher answers once it has forgotten a stream.
 _STREAM_LOST = ("has expired", "must specify the START flag")
 
@@ -126,6 +132,9 @@ def translate_error(error: Exception, url: str) -> AutoGazeError:
     code = str(error.status()) if isinstance(error, InferenceServerException) else ""
     kind, remedy = _REMEDIES.get(code.removeprefix("StatusCode."), (InferenceError, "; see the server's log"))
     message = error.message() if isinstance(error, InferenceServerException) else str(error)
+    for sign, advice in _SERVER_LACKS.items():
+        if sign in str(message):
+            kind, remedy = ServerUnavailableError, advice
     if any(sign in str(message) for sign in _STREAM_LOST):
         kind, remedy = StreamExpired, "; start it again, or open it with restart=True"
     return kind(f"{url}: {message or code or type(error).__name__}{remedy}")

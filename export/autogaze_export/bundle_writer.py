@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.numpy import save_file
 from autogaze_export.binding import bind_weights
 from autogaze_export.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint
 from autogaze_export.graphs import SHIPPED, traced_graph
+from autogaze_export.storage import no_room_told
 
 if TYPE_CHECKING:
     from autogaze_export.tensorrt.library import TensorRTLibrary
@@ -64,6 +66,7 @@ def build(
             holds something else.
         MissingExtraError: the engine's or the precision's packages are not installed.
         PlanBuildError: TensorRT failed.
+        BundleWriteError: there is no room for it.
     """
     if engine not in ENGINES:
         raise InvalidInputError(f"engine is {engine!r}; this version builds {', '.join(ENGINES)}")
@@ -103,7 +106,8 @@ def build(
         library.targets(options)
         if not holds(out, loaded, traced):
             _write_folder(out, loaded, traced, "exact")
-        add_plans(library, out, loaded, traced, precision, options)
+        with no_room_told(out):
+            add_plans(library, out, loaded, traced, precision, options)
     return out
 
 
@@ -129,8 +133,7 @@ def holds(folder: Path, checkpoint: Checkpoint, traced: Mapping[Phase, Path]) ->
 
 def _write_folder(out: Path, loaded: Checkpoint, traced: Mapping[Phase, Path], precision: str) -> None:
     keeps_plans = (out / PLANS_FOLDER).is_dir() and holds(out, loaded, traced)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+    with no_room_told(out), _staging(out) as folder:
         staged = Path(folder) / "bundle"
         staged.mkdir()
         write_bundle(staged, loaded, traced, precision)
@@ -145,6 +148,14 @@ def _write_folder(out: Path, loaded: Checkpoint, traced: Mapping[Phase, Path], p
             raise
         if keeps_plans:
             (replaced / PLANS_FOLDER).rename(out / PLANS_FOLDER)
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[str]:
+    """A folder beside ``out``, on the same disk, that is gone afterwards."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
+        yield folder
 
 
 def _replaceable(out: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from autogaze_client._errors import ServerUnavailableError
 from numpy.typing import NDArray
 
+from autogaze_backend.canary import CanaryLimits, EngineCanary
 from autogaze_backend.clips import PreparedClip, finished_clip, prepare_clip
 from autogaze_backend.generation import FrameTokens
 from autogaze_backend.model import GazeModel
@@ -39,9 +40,12 @@ class ClipService:
     Rows of all clips share the engine's calls, join between two calls and are answered as they finish.
     """
 
-    def __init__(self, model: GazeModel, limits: ClipLimits | None = None) -> None:
+    def __init__(
+        self, model: GazeModel, limits: ClipLimits | None = None, canary: CanaryLimits | None = None
+    ) -> None:
         self._model = model
         self._scheduler = scheduler_for(model.engine)
+        self._canary = EngineCanary(model.engine, canary, wake=self._wake)
         self._room = threading.Semaphore((limits or ClipLimits()).max_active_clips)
         # Guards what the two threads share: the inbox and the end.
         self._changed = threading.Condition()
@@ -71,6 +75,10 @@ class ClipService:
             self._inbox.append(clip)
             self._changed.notify()
 
+    def is_ready(self) -> bool:
+        """Whether the engine generates, shown by a canary between two of its calls; from any thread."""
+        return self._canary.is_ready()
+
     def close(self) -> None:
         """Finishes what was taken in, takes nothing more, and ends the thread."""
         with self._changed:
@@ -78,14 +86,20 @@ class ClipService:
             self._changed.notify()
         self._thread.join()
 
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify()
+
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._inbox or len(self._scheduler) or self._closing):
+                while not (self._inbox or len(self._scheduler) or self._canary.asked or self._closing):
                     self._changed.wait()
                 arrived = list(self._inbox)
                 self._inbox.clear()
-            if not (arrived or len(self._scheduler)):
+                over = self._closing and not (arrived or len(self._scheduler))
+            self._canary.answer(at_work=len(self._scheduler) > 0)
+            if over:
                 return
             for clip in arrived:
                 clip.enter(self._scheduler)

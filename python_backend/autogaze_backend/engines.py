@@ -74,7 +74,9 @@ class OnnxRuntimeEntry:
                 f"device is {device.name!r}, but onnxruntime runs on the CPU in this version; pass 'cpu' or 'auto'"
             )
         if bundle.engine != "onnxruntime":
-            return InvalidInputError(f"{bundle.path} was built for engine {bundle.engine!r} and holds no graphs")
+            return InvalidInputError(
+                f"{bundle.path} was built for engine {bundle.engine!r} and holds no graphs"
+            )
         try:
             metadata.version("onnxruntime")
         except metadata.PackageNotFoundError:
@@ -151,7 +153,9 @@ class TorchEntry:
     def fits(self, bundle: Bundle, device: Device) -> AutoGazeError | None:
         """See ``EngineEntry.fits``."""
         if importlib.util.find_spec("torch") is None:
-            return MissingExtraError.for_extra("the torch engine", "torch", ImportError("torch", name="torch"))
+            return MissingExtraError.for_extra(
+                "the torch engine", "torch", ImportError("torch", name="torch")
+            )
         if device.name == "cpu":
             return None
         # torch takes seconds to import: not where there is no GPU to find.

@@ -53,6 +53,11 @@ class MeteredEngine:
         return getattr(self._engine, name)
 
     @property
+    def uncounted(self) -> Engine:
+        """The engine itself."""
+        return self._engine
+
+    @property
     def spec(self) -> ModelSpec:
         """The architecture it runs."""
         return self._engine.spec

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from autogaze_client._errors import InvalidInputError
+from autogaze_client._errors import CheckpointError, InvalidInputError
 from numpy.typing import DTypeLike, NDArray
 from safetensors.numpy import load_file
 
@@ -140,7 +140,14 @@ class OnnxRuntimeEngine:
         values = [ort.OrtValue.ortvalue_from_numpy(self._weights[name]) for name in names]
         options.add_external_initializers(names, values)
         graph = bundle.graphs[phase].read_bytes()
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        try:
+            return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # ONNX Runtime's errors share no base of their own.
+            raise CheckpointError(
+                f"{bundle.graphs[phase]} cannot be loaded by ONNX Runtime {ort.__version__} ({error}); build it again "
+                f"with `autogaze build CHECKPOINT {bundle.path}`"
+            ) from error
 
     @property
     def encoder_state_shape(self) -> tuple[int, ...]:

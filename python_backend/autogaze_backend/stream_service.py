@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from autogaze_client._errors import AutoGazeError, InvalidInputError
+from autogaze_client._errors import AutoGazeError, InvalidInputError, ServerUnavailableError
 from autogaze_client.generated import AutoGazeGenerateOutput
 from numpy.typing import NDArray
 
 from autogaze_backend.budgets import Budget, resolve_budget
+from autogaze_backend.canary import CanaryLimits, EngineCanary
 from autogaze_backend.clips import token_tensors
 from autogaze_backend.engine import Floats
 from autogaze_backend.ingest import IngestLimits
@@ -37,28 +38,41 @@ class _Ready:
     budget: Budget
     size: tuple[int, int]
     end: bool
+    apart: bool
 
 
 class StreamService:
     """The logic of the model ``autogaze_stream``, without Triton."""
 
     def __init__(
-        self, model: GazeModel, limits: StreamLimits | None = None, ingest: IngestLimits | None = None
+        self,
+        model: GazeModel,
+        limits: StreamLimits | None = None,
+        ingest: IngestLimits | None = None,
+        canary: CanaryLimits | None = None,
     ) -> None:
         limits = limits or StreamLimits()
         self._model = model
         self._ingest = ingest or IngestLimits()
         self.pool = StreamPool(lambda: model.open_stream(horizon=limits.horizon), limits)
-        # Execution and reaping take turns, so that no stream is freed while its frame is computed.
+        # Execution and housekeeping take turns: no stream is freed while its frame is computed, and the engine
+        # has one caller at a time.
         self._busy = threading.Lock()
-        self._stopped = threading.Event()
-        self._reaper = threading.Thread(target=self._reap, name="autogaze-stream-reaper", daemon=True)
-        self._reaper.start()
+        self._stopped = False
+        self._wanted = threading.Event()
+        self._canary = EngineCanary(model.engine, canary, wake=self._wanted.set)
+        self._keeper = threading.Thread(target=self._keep_house, name="autogaze-stream-keeper", daemon=True)
+        self._keeper.start()
+
+    def is_ready(self) -> bool:
+        """Whether the engine generates, shown by a canary between two executions; from any thread."""
+        return self._canary.is_ready()
 
     def close(self) -> None:
-        """Stops the thread that frees idle streams."""
-        self._stopped.set()
-        self._reaper.join()
+        """Stops the thread that frees idle streams and answers canaries."""
+        self._stopped = True
+        self._wanted.set()
+        self._keeper.join()
 
     def run(self, batch: Sequence[Mapping[str, Array]]) -> list[dict[str, Array] | Exception]:
         """Serves a batch of requests, at most one a stream at a time.
@@ -71,6 +85,7 @@ class StreamService:
             For each request its output tensors, or the error that it alone gets.
         """
         with self._busy:
+            self._canary.answer()
             answers: list[dict[str, Array] | Exception] = [InvalidInputError("not served")] * len(batch)
             waiting = list(range(len(batch)))
             while waiting:
@@ -107,12 +122,12 @@ class StreamService:
         except Exception:
             # Their state is gone: what follows must start anew rather than go on from nothing.
             for item in ready:
-                self.pool.end(item.stream_id)
+                self._end(item)
             raise
         for item, frame in zip(ready, tokens, strict=True):
             answers[item.index] = self._answer(assemble(self._model.spec, [[frame]]), (1, *item.size))
             if item.end:
-                self.pool.end(item.stream_id)
+                self._end(item)
 
     def _prepare(self, index: int, tensors: Mapping[str, Array]) -> _Ready | None:
         """Checks a request and holds its stream; None where it only ends one.
@@ -145,8 +160,24 @@ class StreamService:
         if knobs.top_k is not None:
             budget = budget.at_least(min(knobs.top_k, self._model.spec.tokens_per_frame))
         video = self._model.preprocess(frame[None])
-        stream = self.pool.start(stream_id) if start else self.pool.use(stream_id)
-        return _Ready(index, stream, stream_id, video, budget, (frame.shape[0], frame.shape[1]), end)
+        apart = self._open_apart(stream_id) if start and end else None
+        stream = apart or (self.pool.start(stream_id) if start else self.pool.use(stream_id))
+        size = (frame.shape[0], frame.shape[1])
+        return _Ready(index, stream, stream_id, video, budget, size, end, apart is not None)
+
+    def _open_apart(self, stream_id: int) -> GazeStream | None:
+        """A stream of one frame, which takes no place and so evicts none; None where the engine has no slot left."""
+        self.pool.end(stream_id)
+        try:
+            return self._model.open_stream(horizon=1)
+        except ServerUnavailableError:
+            return None
+
+    def _end(self, item: _Ready) -> None:
+        if item.apart:
+            item.stream.close()
+        else:
+            self.pool.end(item.stream_id)
 
     def _answer(self, generated: AutoGazeGenerateOutput, size: tuple[int, int, int]) -> dict[str, Array]:
         return {
@@ -155,9 +186,12 @@ class StreamService:
             "SOURCE_SIZE": np.array(size, np.int32),
         }
 
-    def _reap(self) -> None:
-        while not self._stopped.wait(self.pool.limits.ttl_seconds / 4):
+    def _keep_house(self) -> None:
+        while not self._stopped:
+            self._wanted.wait(self.pool.limits.ttl_seconds / 4)
+            self._wanted.clear()
             with self._busy:
+                self._canary.answer()
                 self.pool.purge()
 
 

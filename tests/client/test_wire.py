@@ -245,3 +245,20 @@ def test_grpc_status_codes(status, kind):
     error = translate_error(InferenceServerException("ratio is 7", status=f"StatusCode.{status}"), "host:1")
     assert type(error) is kind
     assert str(error).startswith("host:1: ratio is 7")
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("Stub process 'autogaze_stream_0_0' is not healthy.", "process has died"),
+        (
+            "in ensemble 'autogaze', Failed to increase the shared memory pool size for key 'a' to 9 bytes",
+            "/dev/shm",
+        ),
+    ],
+)
+def test_what_the_server_lacks_is_no_fault_of_the_request(said, advice):
+    error = translate_error(InferenceServerException(said, status="StatusCode.INTERNAL"), "host:1")
+    assert type(error) is ServerUnavailableError
+    assert said in str(error)
+    assert advice in str(error)

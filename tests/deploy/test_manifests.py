@@ -56,7 +56,7 @@ def test_the_image_copies_only_what_its_context_lets_through():
     ]
     allowed = (DEPLOY / "Dockerfile.dockerignore").read_text().split()
     root = DEPLOY.parent
-    for name in [*copied, "README.md", "deploy/entrypoint.sh"]:
+    for name in [*copied, "README.md", "deploy/entrypoint.sh", "deploy/probe.py"]:
         assert f"!{name}" in allowed
         assert (root / name).exists()
 
@@ -108,8 +108,10 @@ def test_a_pod_is_a_server_with_a_gpu_probes_and_a_tight_security_context():
     assert server["resources"]["limits"]["nvidia.com/gpu"] == 1
     startup = server["startupProbe"]
     assert startup["periodSeconds"] * startup["failureThreshold"] == 1800
-    assert server["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
-    assert server["livenessProbe"]["httpGet"]["path"] == "/v2/health/live"
+    for probe in (server["readinessProbe"], server["livenessProbe"]):
+        assert probe["exec"]["command"] == ["autogaze-probe"]
+        # The server and two models, each with six seconds.
+        assert probe["timeoutSeconds"] > 3 * 6
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert server["securityContext"] == {
         "allowPrivilegeEscalation": False,

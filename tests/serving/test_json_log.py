@@ -43,7 +43,13 @@ def test_a_line_of_a_model_stays_as_it_is():
 def test_every_line_of_the_command_is_json(installation, echo_repository):
     process = run_command(
         "serve",
-        *(f"--model-repository={echo_repository}", "--http-port=0", "--grpc-port=0", "--metrics-port=0"),
+        *(
+            f"--model-repository={echo_repository}",
+            "--http-port=0",
+            "--grpc-port=0",
+            "--metrics-port=0",
+            "--supervisor-port=0",
+        ),
         env={**os.environ, "AUTOGAZE_LOG_FORMAT": "json", "AUTOGAZE_BUNDLE": ""},
     )
     try:

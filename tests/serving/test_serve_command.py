@@ -1,18 +1,20 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
 from autogaze_backend.serving import TritonInstallation
-from serving.serving_helpers import double, run_command, server_processes, wait_for
+from serving.serving_helpers import double, run_command, server_processes, wait_for, write_model
 
 pytestmark = pytest.mark.server
 
-_FREE_PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+_FREE_PORTS = tuple(f"--{name}-port=0" for name in ("http", "grpc", "metrics", "supervisor"))
 
 
 @pytest.fixture
@@ -44,6 +46,9 @@ def test_it_serves_until_it_is_told_to_stop(
     url = _wait_until_ready(process)
     assert process.stdout is not None
     assert f"autogaze gaze video.mp4 --url {url} " in process.stdout.readline()
+    page = process.stdout.readline().split()[-1]
+    with urllib.request.urlopen(page) as answer:
+        assert json.load(answer)["state"] == "ready"
     assert double(url, [1.0]) == [2.0]
     process.send_signal(number)
     said, log = process.communicate(timeout=60)
@@ -78,16 +83,103 @@ def test_a_server_that_cannot_load_its_models_exits_with_the_reason(
     assert "compute capability 8.9" in reason
 
 
-def test_a_server_that_dies_later_ends_the_command(
+def _kill(owner: int, name: str) -> None:
+    os.kill(next(pid for pid, found in server_processes(owner).items() if found == name), signal.SIGKILL)
+
+
+def test_without_restarts_a_server_that_dies_ends_the_command(
     installation: TritonInstallation, echo_repository: Path
 ) -> None:
-    process = _serve(echo_repository)
+    process = _serve(echo_repository, "--max-restarts", "0")
     _wait_until_ready(process)
-    pid = next(pid for pid, name in server_processes(process.pid).items() if name == "tritonserver")
-    os.kill(pid, signal.SIGKILL)
+    _kill(process.pid, "tritonserver")
     _, log = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "tritonserver ended with exit status 137" in log
+    assert "it is not restarted (max_restarts is 0)" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_killed_stub_is_replaced_and_the_log_says_so(
+    installation: TritonInstallation, echo_repository: Path, log_format: str
+) -> None:
+    process = run_command(
+        "serve",
+        *("--model-repository", str(echo_repository), *_FREE_PORTS),
+        env={**os.environ, "AUTOGAZE_LOG_FORMAT": log_format, "AUTOGAZE_BUNDLE": ""},
+    )
+    url = _wait_until_ready(process)
+    assert process.stdout is not None
+    _kill(process.pid, "triton_python_backend_stub")
+    assert any("restarting: the process" in line for line in process.stdout)
+    assert any("ready again: after" in line for line in process.stdout)
+    assert double(url, [1.0]) == [2.0]
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 0
+    if log_format == "text":
+        assert "WARNING autogaze.supervisor: restarting the server: the process" in log
+    else:
+        lines = [json.loads(line) for line in log.splitlines() if line.strip()]
+        said = [line["message"] for line in lines if line["logger"] == "autogaze.supervisor"]
+        assert [line.split(":")[0] for line in said][:1] == ["restarting the server"]
+        assert "serving again" in said[1]
+
+
+def test_a_signal_during_a_restart_ends_the_command_cleanly(
+    installation: TritonInstallation, tmp_path: Path
+) -> None:
+    source = """
+        import pathlib, time
+        class TritonPythonModel:
+            def initialize(self, args):
+                again = pathlib.Path(args["model_repository"]) / "again"
+                if again.exists():
+                    again.unlink()
+                    time.sleep(600)
+                again.touch()
+            def execute(self, requests):
+                return []
+    """
+    process = _serve(write_model(tmp_path, "echo", source))
+    _wait_until_ready(process)
+    _kill(process.pid, "triton_python_backend_stub")
+    assert wait_for(lambda: not (tmp_path / "echo" / "again").exists(), 60)
+    process.send_signal(signal.SIGTERM)
+    said, log = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "stopping" in said
+    assert "Traceback" not in log
+    assert wait_for(lambda: not server_processes(process.pid))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--supervisor-port", "none"), "'none' is neither a port nor 'off'"),
+        (("--max-restarts", "-1"), "max_restarts is -1"),
+        (("--canary-seconds", "0"), "canary_interval is 0"),
+    ],
+)
+def test_bad_supervision_options_are_refused_before_anything_starts(
+    echo_repository: Path, option: tuple[str, str], message: str
+) -> None:
+    process = _serve(echo_repository, *option)
+    said, log = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert said == ""
+    assert message in log
+    assert "Traceback" not in log
+
+
+def test_the_page_can_be_off(installation: TritonInstallation, echo_repository: Path) -> None:
+    process = _serve(echo_repository, "--supervisor-port", "off")
+    _wait_until_ready(process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "readiness" not in said
 
 
 def test_a_folder_that_is_no_bundle_is_refused_before_anything_starts(

@@ -1,6 +1,7 @@
 """Triton model ``autogaze_generate``: preprocessing, engine and generation loop of all clips that are here."""
 
 import triton_python_backend_utils as pb_utils
+from autogaze_backend.canary import CanaryLimits
 from autogaze_backend.clip_service import ClipLimits, ClipService
 from autogaze_backend.engines import served_engine
 from autogaze_backend.limits import read_limits
@@ -13,12 +14,16 @@ class TritonPythonModel:
     def initialize(self, args):
         self._observer = Observer.for_model(pb_utils, args)
         parameters = model_parameters(args)
-        limits = read_limits(ClipLimits, parameters)
         model = self._observer.metered(GazeModel.load(find_bundle(args), **served_engine(parameters)))
-        self._service = ClipService(model, limits)
+        self._service = ClipService(
+            model, read_limits(ClipLimits, parameters), read_limits(CanaryLimits, parameters)
+        )
 
     def execute(self, requests):
         serve_as_finished(pb_utils, requests, self._service.submit, self._observer)
+
+    def is_ready(self):
+        return self._service.is_ready()
 
     def finalize(self):
         self._service.close()

@@ -1,6 +1,7 @@
 """Triton model ``autogaze_stream``: one frame a request, frames of waiting streams share a batch."""
 
 import triton_python_backend_utils as pb_utils
+from autogaze_backend.canary import CanaryLimits
 from autogaze_backend.engines import served_engine
 from autogaze_backend.ingest import IngestLimits
 from autogaze_backend.limits import read_limits
@@ -22,11 +23,15 @@ class TritonPythonModel:
             model,
             read_limits(StreamLimits, parameters),
             IngestLimits.from_parameters(parameters),
+            read_limits(CanaryLimits, parameters),
         )
         count_streams(self._service.pool, self._observer.meters)
 
     def execute(self, requests):
         return serve(pb_utils, requests, self._service.run, self._observer)
+
+    def is_ready(self):
+        return self._service.is_ready()
 
     def finalize(self):
         self._service.close()

@@ -1,4 +1,4 @@
-"""``autogaze serve``: the model repository on an embedded Triton server, until Ctrl-C."""
+"""``autogaze serve``: the model repository on an embedded Triton server, supervised, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autogaze_backend.serving import SupervisionStatus
 
 _POLL_SECONDS = 0.2
 
 
 class Command:
-    """Starts the embedded server, says when it is ready, streams its log and stops it cleanly."""
+    """Starts the embedded server, watches it, starts it again when it fails, and stops it cleanly."""
 
     help = "serve AutoGaze with an embedded Triton server until Ctrl-C"
 
@@ -49,17 +53,48 @@ class Command:
         parser.add_argument(
             "--ready-timeout", type=float, default=120.0, metavar="SECONDS", help="default: %(default)s"
         )
+        parser.add_argument(
+            "--supervisor-port",
+            type=_port_or_off,
+            default=8003,
+            metavar="PORT",
+            help="port of /ready and /live, which tell whether the server does its work; 0: a free one; "
+            "off: none (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--canary-seconds",
+            type=float,
+            default=5.0,
+            metavar="SECONDS",
+            help="from one small request that tries the server to the next (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--canary-failures",
+            type=int,
+            default=3,
+            metavar="N",
+            help="failed ones in a row that make it start again (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--max-restarts",
+            type=int,
+            default=5,
+            metavar="N",
+            help="restarts within ten minutes, then it gives up; 0: the first fault ends it (default: %(default)s)",
+        )
         parser.add_argument("--verbose", action="store_true", help="verbose server log")
 
     def run(self, args: argparse.Namespace) -> int:
         """Serves until it is told to stop; returns 0 then.
 
         Raises:
-            AutoGazeError: The server cannot start, or it ended by itself.
+            AutoGazeError: The server cannot start, or it failed too often.
         """
         from autogaze_backend.engines import require_engine
+        from autogaze_backend.logs import configure_logging
         from autogaze_backend.serving import (
-            TritonServer,
+            SupervisedServer,
+            SupervisionConfig,
             TritonServerConfig,
             ensure_installation,
             model_repository_path,
@@ -79,17 +114,33 @@ class Command:
             environment=environment,
             log_verbose=1 if args.verbose else 0,
         )
+        supervision = SupervisionConfig(
+            port=args.supervisor_port,
+            canary_interval=args.canary_seconds,
+            canary_failures=args.canary_failures,
+            max_restarts=args.max_restarts,
+            ready_timeout=args.ready_timeout,
+        )
+        configure_logging()
         with _stop_signals():
-            server = TritonServer(config, on_log=_show_log, installation=ensure_installation(progress=_say))
+            server = SupervisedServer(
+                config,
+                supervision,
+                on_log=_show_log,
+                installation=ensure_installation(progress=_say),
+                on_change=_say_restarts,
+            )
             try:
                 server.start()
                 _say(f"starting Triton with {config.model_repository}")
                 server.wait_until_ready(args.ready_timeout)
                 _say(f"ready: gRPC {server.url}, HTTP {server.http_url}, metrics {server.metrics_url}")
                 _say(f"try it: autogaze gaze video.mp4 --url {server.url}   stop it: Ctrl-C")
-                while server.poll() is None:
-                    time.sleep(_POLL_SECONDS)
-                raise server.exit_error()
+                if server.status_url:
+                    _say(f"readiness: {server.status_url}/ready")
+                while not server.wait(_POLL_SECONDS):
+                    pass
+                return 0
             except KeyboardInterrupt:
                 _say("stopping (Ctrl-C again to stop at once)")
                 return 0
@@ -114,6 +165,24 @@ def _stop_signals() -> Iterator[None]:
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _port_or_off(text: str) -> int | None:
+    if text == "off":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a port nor 'off'") from None
+
+
+def _say_restarts(status: SupervisionStatus) -> None:
+    from autogaze_backend.serving import SupervisionState
+
+    if status.state is SupervisionState.RESTARTING:
+        _say(f"restarting: {status.reason.splitlines()[0]}")
+    elif status.state is SupervisionState.READY and status.last_restart_seconds is not None and status.reason:
+        _say(f"ready again: after {status.last_restart_seconds:.1f} s")
 
 
 def _say(text: str) -> None:

@@ -15,12 +15,18 @@ from autogaze_backend.serving.host import HostFacts, require_supported_host
 from autogaze_backend.serving.installation import TritonInstallation, cache_directory, find_installation
 from autogaze_backend.serving.repository import model_repository_path, require_bundle, require_bundles
 from autogaze_backend.serving.server import TritonServer
+from autogaze_backend.serving.supervision import SupervisedServer
+from autogaze_backend.serving.supervision_config import SupervisionConfig, SupervisionState, SupervisionStatus
 
 __all__ = [
     "HostFacts",
     "ModelControlMode",
     "ServerFetchError",
     "ServerStartError",
+    "SupervisedServer",
+    "SupervisionConfig",
+    "SupervisionState",
+    "SupervisionStatus",
     "TritonInstallation",
     "TritonServer",
     "TritonServerConfig",

@@ -40,6 +40,8 @@ def server_command(
     ]
     if config.model_control_mode is ModelControlMode.EXPLICIT:
         command += [f"--load-model={model}" for model in config.load_models]
+    elif _is_configured(config.model_repository):
+        command.append("--disable-auto-complete-config")
     return command + list(config.extra_args)
 
 
@@ -64,6 +66,18 @@ def server_environment(
     if sys.prefix != sys.base_prefix:
         environment["VIRTUAL_ENV"] = str(Path(sys.prefix))
     return environment
+
+
+def _is_configured(repository: Path) -> bool:
+    """Whether no model leaves a part of its configuration to its own code.
+
+    Triton runs a process of its own for each python model to ask; without, a server is there in half the time.
+    """
+    models = [folder for folder in repository.iterdir() if folder.is_dir()]
+    sources = [path.read_text(encoding="utf-8", errors="replace") for path in repository.glob("*/*/model.py")]
+    return all((model / "config.pbtxt").is_file() for model in models) and not any(
+        "def auto_complete_config" in source for source in sources
+    )
 
 
 def _prepend(environment: dict[str, str], name: str, folders: list[str]) -> None:

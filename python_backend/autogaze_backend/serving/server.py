@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from autogaze_client._errors import DeadlineExceededError, InvalidInputError
 
@@ -24,11 +24,15 @@ from autogaze_backend.serving.host import require_supported_host
 from autogaze_backend.serving.installation import TritonInstallation
 from autogaze_backend.serving.logs import LogPump, explain_failure, log_to_logger
 from autogaze_backend.serving.ports import ServerPorts, choose_ports
+from autogaze_backend.serving.probing import ReadinessProbe
+from autogaze_backend.serving.processes import ServerProcess, children_of, stubs_of
+from autogaze_backend.serving.stopping import IdleStreams
 
 __all__ = ["TritonServer"]
 
 _START_ATTEMPTS = 3
 _POLL_SECONDS = 0.1
+_STOP_POLL_SECONDS = 0.25
 # The server keeps its own exit timeout; force is for one that does not.
 _FORCE_AFTER_SECONDS = 3.0
 # libevent (HTTP, metrics) and gRPC each say it in their way.
@@ -96,19 +100,24 @@ class TritonServer:
         return self._ports
 
     @property
+    def reachable_host(self) -> str:
+        """The address at which this machine reaches it."""
+        return "127.0.0.1" if self.config.host == "0.0.0.0" else self.config.host
+
+    @property
     def url(self) -> str:
         """Where gRPC clients find it, ``host:port``."""
-        return f"{self._reachable_host()}:{self.ports.grpc}"
+        return f"{self.reachable_host}:{self.ports.grpc}"
 
     @property
     def http_url(self) -> str:
         """Where HTTP clients find it, ``host:port`` as ``tritonclient.http`` takes it."""
-        return f"{self._reachable_host()}:{self.ports.http}"
+        return f"{self.reachable_host}:{self.ports.http}"
 
     @property
     def metrics_url(self) -> str:
         """Its Prometheus page."""
-        return f"http://{self._reachable_host()}:{self.ports.metrics}/metrics"
+        return f"http://{self.reachable_host}:{self.ports.metrics}/metrics"
 
     @property
     def log_lines(self) -> tuple[str, ...]:
@@ -191,14 +200,17 @@ class TritonServer:
         )
 
     def stop(self) -> None:
-        """Stops the server and its stubs; what is in flight gets ``exit_timeout`` seconds. Idempotent."""
+        """Stops the server and its stubs; what is in flight gets ``exit_timeout`` seconds. Idempotent.
+
+        Streams that are open and have no frame for two seconds are not waited for.
+        """
         process, self._process = self._process, None
         if process is None:
             return
         assert process.stdin is not None
         try:
             process.stdin.close()
-            process.wait(self.config.exit_timeout + 2 * _FORCE_AFTER_SECONDS)
+            self._wait_for_end(process)
         except BaseException as error:
             # The guard ends everything at once on its second signal.
             for _ in range(2):
@@ -211,9 +223,44 @@ class TritonServer:
             if self._pump:
                 self._pump.join(timeout=5.0)
 
+    def process(self) -> ServerProcess | None:
+        """The process of ``tritonserver`` itself; None where it has ended, or has not come up yet."""
+        guard = self._process
+        children = children_of(guard.pid) if guard is not None else []
+        return next((child for child in children if not child.instance), None)
+
+    def stubs(self) -> frozenset[ServerProcess]:
+        """The living processes of the models."""
+        server = self.process()
+        return frozenset() if server is None else stubs_of(server.pid)
+
+    def kill(self) -> None:
+        """Ends the server and its stubs by force, at once; what is in flight is lost. Idempotent."""
+        server = self.process()
+        if server is not None:
+            with suppress(ProcessLookupError):
+                os.kill(server.pid, signal.SIGKILL)
+        # The guard sees it, ends the stubs and removes the shared memory.
+        self.stop()
+        # Unless it was killed itself.
+        for region in Path("/dev/shm").glob(f"{self._name}*") if self._name else ():
+            region.unlink(missing_ok=True)
+
+    def _wait_for_end(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + self.config.exit_timeout + 2 * _FORCE_AFTER_SECONDS
+        streams = IdleStreams(self.metrics_url, lambda: self.log_lines)
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                process.wait(min(_STOP_POLL_SECONDS, max(left, 0)))
+                return
+            except subprocess.TimeoutExpired:
+                if left <= 0 or streams.are_all():
+                    raise
+
     def _becomes_ready(self, deadline: float) -> bool:
         """True when ready, False when the server has ended."""
-        probe = _ReadinessProbe(self.url, self._name)
+        probe = ReadinessProbe(self.url, self._name)
         try:
             while self.poll() is None:
                 if probe.is_ready():
@@ -236,30 +283,3 @@ class TritonServer:
             self._pump.join(timeout=5.0)
         text = "\n".join(self.log_lines).lower()
         return any(sign in text for sign in _PORT_TAKEN)
-
-    def _reachable_host(self) -> str:
-        return "127.0.0.1" if self.config.host == "0.0.0.0" else self.config.host
-
-
-class _ReadinessProbe:
-    """Asks one server over gRPC whether it is ready, and whether it is the one that was started."""
-
-    def __init__(self, url: str, name: str) -> None:
-        self._grpc: Any = importlib.import_module("tritonclient.grpc")
-        self._errors: Any = importlib.import_module("tritonclient.utils")
-        self._name = name
-        # A proxy for the outside world must not be asked for this machine.
-        arguments = [("grpc.enable_http_proxy", 0), ("grpc.initial_reconnect_backoff_ms", 100)]
-        arguments += [("grpc.min_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300)]
-        self._client = self._grpc.InferenceServerClient(url, channel_args=arguments)
-
-    def is_ready(self) -> bool:
-        try:
-            if not self._client.is_server_ready(client_timeout=1.0):
-                return False
-            return bool(self._client.get_server_metadata(client_timeout=1.0).name == self._name)
-        except self._errors.InferenceServerException:
-            return False
-
-    def close(self) -> None:
-        self._client.close()

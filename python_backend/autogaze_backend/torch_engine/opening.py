@@ -63,9 +63,7 @@ def _number(name: str, default: Any, kind: Callable[[str], Any]) -> Any:
     return value
 
 
-def cache_pages(
-    spec: ModelSpec, settings: TorchSettings, device: torch.device, dtype: torch.dtype
-) -> int:
+def cache_pages(spec: ModelSpec, settings: TorchSettings, device: torch.device, dtype: torch.dtype) -> int:
     """Pages of the cache that the settings' memory holds.
 
     Raises:
