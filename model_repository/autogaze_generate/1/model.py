@@ -1,8 +1,8 @@
 """Triton model ``autogaze_generate``: preprocessing, engine and generation loop of all clips that are here."""
 
 import triton_python_backend_utils as pb_utils
-from autogaze_backend.clip_service import ClipLimits, ClipService
-from autogaze_backend.limits import read_limits
+from autogaze_backend.clip_service import ClipService
+from autogaze_backend.limits import ClipLimits, IngestLimits, read_limits
 from autogaze_backend.model import GazeModel
 from autogaze_backend.observing import Observer
 from autogaze_backend.triton import find_bundle, model_parameters, serve_as_finished
@@ -11,12 +11,13 @@ from autogaze_backend.triton import find_bundle, model_parameters, serve_as_fini
 class TritonPythonModel:
     def initialize(self, args):
         self._observer = Observer.for_model(pb_utils, args)
-        limits = read_limits(ClipLimits, model_parameters(args))
+        parameters = model_parameters(args)
+        limits = read_limits(ClipLimits, parameters)
         model = self._observer.metered(GazeModel.load(find_bundle(args)))
-        self._service = ClipService(model, limits)
+        self._service = ClipService(model, limits, IngestLimits.from_parameters(parameters))
 
     def execute(self, requests):
-        serve_as_finished(pb_utils, requests, self._service.submit, self._observer)
+        serve_as_finished(pb_utils, requests, self._service.take_in, self._observer)
 
     def finalize(self):
         self._service.close()

@@ -1,12 +1,10 @@
 """Triton model ``autogaze_stream``: one frame a request, frames of waiting streams share a batch."""
 
 import triton_python_backend_utils as pb_utils
-from autogaze_backend.ingest import IngestLimits
-from autogaze_backend.limits import read_limits
+from autogaze_backend.limits import IngestLimits, StreamLimits, read_limits
 from autogaze_backend.metering import count_streams
 from autogaze_backend.model import GazeModel
 from autogaze_backend.observing import Observer
-from autogaze_backend.stream_pool import StreamLimits
 from autogaze_backend.stream_service import StreamService
 from autogaze_backend.triton import find_bundle, model_parameters, serve
 
