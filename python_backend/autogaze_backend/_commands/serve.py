@@ -11,6 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+from autogaze_client._errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from autogaze_backend.serving import ServerTLS
 
 _POLL_SECONDS = 0.2
 
@@ -38,10 +44,25 @@ class Command:
             "--host",
             default="127.0.0.1",
             metavar="ADDRESS",
-            help="IPv4 address to listen on; there is no authentication (default: %(default)s)",
+            help="IPv4 address to listen on; who may ask is up to --tls-... and --restrict (default: %(default)s)",
         )
         parser.add_argument(
             "--ready-timeout", type=float, default=120.0, metavar="SECONDS", help="default: %(default)s"
+        )
+        parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="server certificate: gRPC over TLS")
+        parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
+        parser.add_argument(
+            "--tls-ca",
+            type=Path,
+            metavar="PEM",
+            help="authority of the clients' certificates: only clients that have one are served (mutual TLS)",
+        )
+        parser.add_argument(
+            "--restrict",
+            action="append",
+            default=[],
+            metavar="PROTOCOL[,...]:HEADER=VALUE",
+            help="serve these protocols only to calls with this header; may be given several times",
         )
         parser.add_argument("--verbose", action="store_true", help="verbose server log")
 
@@ -52,6 +73,7 @@ class Command:
             AutoGazeError: The server cannot start, or it ended by itself.
         """
         from autogaze_backend.serving import (
+            RestrictedProtocols,
             TritonServer,
             TritonServerConfig,
             ensure_installation,
@@ -68,6 +90,8 @@ class Command:
             host=args.host,
             environment=require_bundles(repository, args.bundle),
             log_verbose=1 if args.verbose else 0,
+            tls=_tls(args),
+            restricted=tuple(RestrictedProtocols.parse(text) for text in args.restrict),
         )
         with _stop_signals():
             server = TritonServer(config, on_log=_show_log, installation=ensure_installation(progress=_say))
@@ -75,7 +99,10 @@ class Command:
                 server.start()
                 _say(f"starting Triton with {config.model_repository}")
                 server.wait_until_ready(args.ready_timeout)
-                _say(f"ready: gRPC {server.url}, HTTP {server.http_url}, metrics {server.metrics_url}")
+                secure, http = ("", "") if config.tls is None else (" with TLS", " (health only)")
+                _say(
+                    f"ready: gRPC {server.url}{secure}, HTTP {server.http_url}{http}, metrics {server.metrics_url}"
+                )
                 _say(f"try it: autogaze gaze video.mp4 --url {server.url}   stop it: Ctrl-C")
                 while server.poll() is None:
                     time.sleep(_POLL_SECONDS)
@@ -85,6 +112,21 @@ class Command:
                 return 0
             finally:
                 server.stop()
+
+
+def _tls(args: argparse.Namespace) -> ServerTLS | None:
+    from autogaze_backend.serving import ServerTLS
+
+    if args.tls_cert is None and args.tls_key is None and args.tls_ca is None:
+        return None
+    if args.tls_cert is None or args.tls_key is None:
+        given = [
+            f"--{name.replace('_', '-')}" for name in ("tls_cert", "tls_key", "tls_ca") if getattr(args, name)
+        ]
+        raise InvalidInputError(
+            f"{' and '.join(given)} alone is not TLS: pass --tls-cert and --tls-key, and --tls-ca for mutual TLS"
+        )
+    return ServerTLS(args.tls_cert, args.tls_key, args.tls_ca)
 
 
 @contextmanager

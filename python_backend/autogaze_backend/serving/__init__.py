@@ -14,13 +14,16 @@ from autogaze_backend.serving.fetching import ensure_installation
 from autogaze_backend.serving.host import HostFacts, require_supported_host
 from autogaze_backend.serving.installation import TritonInstallation, cache_directory, find_installation
 from autogaze_backend.serving.repository import model_repository_path, require_bundle, require_bundles
+from autogaze_backend.serving.security import RestrictedProtocols, ServerTLS
 from autogaze_backend.serving.server import TritonServer
 
 __all__ = [
     "HostFacts",
     "ModelControlMode",
+    "RestrictedProtocols",
     "ServerFetchError",
     "ServerStartError",
+    "ServerTLS",
     "TritonInstallation",
     "TritonServer",
     "TritonServerConfig",

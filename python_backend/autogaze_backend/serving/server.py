@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import secrets
 import subprocess
@@ -11,12 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from autogaze_client._errors import DeadlineExceededError, InvalidInputError
 
 from autogaze_backend.serving import _guard
-from autogaze_backend.serving.command import server_command, server_environment
+from autogaze_backend.serving.command import PROBE_HEADER, server_command, server_environment
 from autogaze_backend.serving.config import TritonServerConfig
 from autogaze_backend.serving.errors import ServerStartError
 from autogaze_backend.serving.fetching import ensure_installation
@@ -24,6 +22,7 @@ from autogaze_backend.serving.host import require_supported_host
 from autogaze_backend.serving.installation import TritonInstallation
 from autogaze_backend.serving.logs import LogPump, explain_failure, log_to_logger
 from autogaze_backend.serving.ports import ServerPorts, choose_ports
+from autogaze_backend.serving.probes import GrpcProbe, HttpProbe, ReadinessProbe
 
 __all__ = ["TritonServer"]
 
@@ -66,7 +65,7 @@ class TritonServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._pump: LogPump | None = None
         self._ports: ServerPorts | None = None
-        self._name = ""
+        self._name = self._secret = ""
 
     def __enter__(self) -> TritonServer:
         """Starts the server; does not wait until it is ready."""
@@ -98,17 +97,17 @@ class TritonServer:
     @property
     def url(self) -> str:
         """Where gRPC clients find it, ``host:port``."""
-        return f"{self._reachable_host()}:{self.ports.grpc}"
+        return f"{self._reachable(self.config.host)}:{self.ports.grpc}"
 
     @property
     def http_url(self) -> str:
         """Where HTTP clients find it, ``host:port`` as ``tritonclient.http`` takes it."""
-        return f"{self._reachable_host()}:{self.ports.http}"
+        return f"{self._reachable(self.config.http_host)}:{self.ports.http}"
 
     @property
     def metrics_url(self) -> str:
         """Its Prometheus page."""
-        return f"http://{self._reachable_host()}:{self.ports.metrics}/metrics"
+        return f"http://{self._reachable(self.config.host)}:{self.ports.metrics}/metrics"
 
     @property
     def log_lines(self) -> tuple[str, ...]:
@@ -131,10 +130,11 @@ class TritonServer:
         installation = self._installation or ensure_installation()
         ports = choose_ports(self.config)
         name = f"autogaze-{os.getpid()}-{secrets.token_hex(4)}"
+        secret = secrets.token_hex(16)
         grace = self.config.exit_timeout + _FORCE_AFTER_SECONDS
         guard = [sys.executable, "-I", "-S", str(Path(_guard.__file__)), str(os.getpid()), str(grace), name]
         self._process = subprocess.Popen(
-            guard + server_command(self.config, installation, ports, name),
+            guard + server_command(self.config, installation, ports, name, secret),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -144,7 +144,7 @@ class TritonServer:
         )
         assert self._process.stdout is not None
         self._pump = LogPump(self._process.stdout, self._on_log)
-        self._ports, self._name = ports, name
+        self._ports, self._name, self._secret = ports, name, secret
 
     def poll(self) -> int | None:
         """The exit status of a server that has ended (128 + signal if killed), None while it runs.
@@ -213,7 +213,7 @@ class TritonServer:
 
     def _becomes_ready(self, deadline: float) -> bool:
         """True when ready, False when the server has ended."""
-        probe = _ReadinessProbe(self.url, self._name)
+        probe = self._probe()
         try:
             while self.poll() is None:
                 if probe.is_ready():
@@ -229,6 +229,13 @@ class TritonServer:
             probe.close()
         return False
 
+    def _probe(self) -> ReadinessProbe:
+        if self.config.tls is not None:
+            # No client's certificate is at hand, and HTTP of this machine needs none.
+            return HttpProbe(self.http_url, self._name, {PROBE_HEADER: self._secret})
+        headers = {restriction.grpc_header: restriction.value for restriction in self.config.restricted}
+        return GrpcProbe(self.url, self._name, headers)
+
     def _lost_a_free_port(self) -> bool:
         if self.config.http_port and self.config.grpc_port and self.config.metrics_port:
             return False
@@ -237,29 +244,6 @@ class TritonServer:
         text = "\n".join(self.log_lines).lower()
         return any(sign in text for sign in _PORT_TAKEN)
 
-    def _reachable_host(self) -> str:
-        return "127.0.0.1" if self.config.host == "0.0.0.0" else self.config.host
-
-
-class _ReadinessProbe:
-    """Asks one server over gRPC whether it is ready, and whether it is the one that was started."""
-
-    def __init__(self, url: str, name: str) -> None:
-        self._grpc: Any = importlib.import_module("tritonclient.grpc")
-        self._errors: Any = importlib.import_module("tritonclient.utils")
-        self._name = name
-        # A proxy for the outside world must not be asked for this machine.
-        arguments = [("grpc.enable_http_proxy", 0), ("grpc.initial_reconnect_backoff_ms", 100)]
-        arguments += [("grpc.min_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300)]
-        self._client = self._grpc.InferenceServerClient(url, channel_args=arguments)
-
-    def is_ready(self) -> bool:
-        try:
-            if not self._client.is_server_ready(client_timeout=1.0):
-                return False
-            return bool(self._client.get_server_metadata(client_timeout=1.0).name == self._name)
-        except self._errors.InferenceServerException:
-            return False
-
-    def close(self) -> None:
-        self._client.close()
+    @staticmethod
+    def _reachable(host: str) -> str:
+        return "127.0.0.1" if host == "0.0.0.0" else host
