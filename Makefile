@@ -22,7 +22,7 @@ help:
 	@echo "make check   lint, format and type checks"
 	@echo "make bench   benchmarks of this machine"
 	@echo "make setup   the development environment in $(VENV); setup-locked: with the locked versions"
-	@echo "make lock, licences, sbom, release-check: docs/releasing.md"
+	@echo "make lock, licences, sbom, audit, release-check: docs/releasing.md"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
@@ -93,6 +93,12 @@ licences: $(TOOLS)/.done
 
 sbom: $(TOOLS)/.done
 	$(TOOLS)/bin/python -m release.sbom
+
+# Known faults of the locked dependencies; asks PyPI's vulnerability data (AUDIT='-s osv': OSV's).
+.PHONY: audit
+audit: $(TOOLS)/.done
+	@for lock in requirements/*.txt; do echo "$$lock"; \
+	  $(TOOLS)/bin/pip-audit $(AUDIT) --require-hashes --disable-pip -r "$$lock" || exit 1; done
 
 release-check: $(TOOLS)/.done
 	$(TOOLS)/bin/python -m release.check

@@ -32,6 +32,7 @@ def build(
     engine: str = "onnxruntime",
     precision: str = "exact",
     revision: str | None = None,
+    sha256: str | None = None,
     graphs: str | Path | None = None,
 ) -> Path:
     """Writes the bundle of a checkpoint: graphs, weights, config and manifest, all that serving needs.
@@ -43,7 +44,8 @@ def build(
         out_dir: the bundle's folder.
         engine: "onnxruntime".
         precision: "exact" (float32 arithmetic, tokens identical to the published model's).
-        revision: of a hub id.
+        revision: of a hub id: branch, tag or commit. The manifest records the commit.
+        sha256: what ``model.safetensors`` must have; None = anything.
         graphs: a folder that ``autogaze export`` wrote; None for the graphs shipped with this package.
 
     Returns:
@@ -65,7 +67,7 @@ def build(
         raise InvalidInputError(
             f"{out} exists and holds other things than a bundle; choose another folder or empty it"
         )
-    loaded = load_checkpoint(checkpoint, revision=revision)
+    loaded = load_checkpoint(checkpoint, revision=revision, sha256=sha256)
     traced = {phase: traced_graph(loaded.spec, phase, graphs or SHIPPED) for phase in Phase}
     if not all(path.is_file() for path in traced.values()):
         raise CheckpointError(
@@ -125,6 +127,8 @@ def _write(
         "precision": precision,
         "checkpoint": {
             "source": checkpoint.source,
+            "revision": checkpoint.revision,
+            "commit": checkpoint.commit,
             "sha256": checkpoint.sha256,
             "stored_dtype": checkpoint.stored_dtype,
         },

@@ -18,6 +18,11 @@ class Command:
         parser.add_argument("--precision", default="exact", help="default: exact")
         parser.add_argument("--revision", help="branch, tag or commit of a hub id")
         parser.add_argument(
+            "--sha256",
+            metavar="HEX",
+            help="what the checkpoint's model.safetensors must have, else nothing is built",
+        )
+        parser.add_argument(
             "--graphs", help="folder that `autogaze export` wrote, for architectures not shipped"
         )
 
@@ -31,6 +36,7 @@ class Command:
             engine=args.engine,
             precision=args.precision,
             revision=args.revision,
+            sha256=args.sha256,
             graphs=args.graphs,
         )
         print(path)
