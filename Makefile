@@ -21,6 +21,7 @@ help:
 	@echo "make test-deploy  deploy/: linters, several servers behind nginx and Envoy, the entrypoint (2 minutes)"
 	@echo "make check   lint, format and type checks"
 	@echo "make bench   benchmarks of this machine"
+	@echo "make bench-serve, soak  load on a real server: perf_analyzer; $(SOAK_MINUTES) minutes of everything mixed"
 	@echo "make setup   the development environment in $(VENV); setup-locked: with the locked versions"
 	@echo "make lock, licences, sbom, audit, release-check: docs/releasing.md"
 
@@ -77,6 +78,17 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.run
+
+# Load with NVIDIA's perf_analyzer (Debian: libb64-0d), and minutes of clips, streams and bad requests together.
+.PHONY: bench-serve soak
+SERVE_OUT ?= benchmarks/results/cpu-serve.json
+bench-serve: setup
+	$(BIN)/python -m benchmarks.serve --out '$(SERVE_OUT)'
+
+SOAK_MINUTES ?= 15
+SOAK_OUT ?= benchmarks/results/cpu-soak.json
+soak: setup
+	$(BIN)/python -m benchmarks.soak --minutes '$(SOAK_MINUTES)' --out '$(SOAK_OUT)'
 
 $(TOOLS)/.done: pyproject.toml
 	$(PYTHON) -m venv $(TOOLS)
