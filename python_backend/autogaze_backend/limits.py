@@ -162,6 +162,29 @@ class StreamLimits:
     protect_seconds: float = 0.0
     horizon: int = 16
 
+    def check_sequences(self, candidates: int, idle_seconds: float) -> None:
+        """Refuses limits that Triton's sequence batcher would undo.
+
+        Args:
+            candidates: ``max_candidate_sequences`` of config.pbtxt; a stream beyond them waits without an answer.
+            idle_seconds: its ``max_sequence_idle_microseconds``; then Triton forgets a stream and tells nobody.
+
+        Raises:
+            InvalidInputError: there are more streams than candidates, or they live longer than Triton's.
+        """
+        if self.max_streams > candidates:
+            raise InvalidInputError(
+                f"max_streams is {self.max_streams}, but config.pbtxt lets {candidates} sequences in "
+                "(max_candidate_sequences), and more would wait without an answer; raise that, or lower "
+                "AUTOGAZE_MAX_STREAMS"
+            )
+        if self.ttl_seconds >= idle_seconds:
+            raise InvalidInputError(
+                f"ttl_seconds is {self.ttl_seconds:g}, but Triton forgets a stream after {idle_seconds:g} s "
+                "(max_sequence_idle_microseconds of config.pbtxt) and tells nobody; raise that, or lower "
+                "AUTOGAZE_TTL_SECONDS"
+            )
+
     def __post_init__(self) -> None:
         if self.max_streams < 1 or not self.ttl_seconds > 0 or self.horizon < 1:
             raise InvalidInputError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,15 @@ def model_parameters(args: Mapping[str, str]) -> dict[str, str]:
     """The ``parameters`` of config.pbtxt, as strings by name."""
     config = json.loads(args["model_config"])
     return {name: entry["string_value"] for name, entry in config.get("parameters", {}).items()}
+
+
+def sequence_bounds(args: Mapping[str, str]) -> tuple[int, float]:
+    """``max_candidate_sequences``, and the seconds after which Triton forgets a sequence, of config.pbtxt."""
+    batching = json.loads(args["model_config"])["sequence_batching"]
+    idle = int(batching["max_sequence_idle_microseconds"]) / 1e6
+    # The other strategy, direct, has as many places as its instances have rows.
+    oldest = batching.get("oldest") or {}
+    return int(oldest.get("max_candidate_sequences") or sys.maxsize), idle
 
 
 def find_bundle(args: Mapping[str, str]) -> Path:

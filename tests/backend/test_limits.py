@@ -99,6 +99,16 @@ def test_only_the_protection_of_streams_may_be_off():
         read_limits(StreamLimits, {"protect_seconds": "9", "ttl_seconds": "5"})
 
 
+def test_limits_that_tritons_sequence_batcher_would_undo_are_refused():
+    StreamLimits(max_streams=512, ttl_seconds=119).check_sequences(512, 120)
+    with pytest.raises(InvalidInputError, match=r"max_streams is 513.*512 sequences.*AUTOGAZE_MAX_STREAMS"):
+        StreamLimits(max_streams=513).check_sequences(512, 120)
+    with pytest.raises(
+        InvalidInputError, match=r"ttl_seconds is 120, but .* after 120 s.*AUTOGAZE_TTL_SECONDS"
+    ):
+        StreamLimits(ttl_seconds=120).check_sequences(512, 120)
+
+
 def test_too_many_bytes_of_video_are_refused_before_they_are_copied(monkeypatch):
     content = np.frombuffer(tagged_video(), np.uint8)
 

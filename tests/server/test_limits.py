@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from autogaze_backend.serving import TritonServer, TritonServerConfig, model_repository_path
+from autogaze_backend.serving import ServerStartError, TritonServer, TritonServerConfig, model_repository_path
 from autogaze_client import DeadlineExceededError, GazeClient, InvalidInputError, ServerUnavailableError
 from goldens import clips
 from server.test_server import UNSET, request_inputs
@@ -225,6 +225,16 @@ def test_what_waits_for_a_place_leaves_when_its_time_is_over_or_the_line_is_too_
         r"StatusCode.UNAVAILABLE .*waited 2 s for one of 1 places.*AUTOGAZE_MAX_ACTIVE_CLIPS", answers[1]
     )
     assert client.gaze(clips.synthetic_clip(1, 60, 80, 1), gazing_ratio=0.02).tokens_per_frame.tolist() == [5]
+
+
+def test_a_server_with_limits_that_triton_would_undo_does_not_start(bundle):
+    environment = {"AUTOGAZE_BUNDLE": str(bundle("release")), "AUTOGAZE_MAX_STREAMS": "513"}
+    config = TritonServerConfig(model_repository_path(), 0, 0, 0, environment=environment)
+    with (
+        TritonServer(config, on_log=lambda line: None) as server,
+        pytest.raises(ServerStartError, match=r"max_streams is 513, but config\.pbtxt lets 512 sequences in"),
+    ):
+        server.wait_until_ready(timeout=120)
 
 
 def test_a_new_stream_is_shed_while_all_places_are_in_use(client):

@@ -6,7 +6,7 @@ from autogaze_backend.metering import count_streams
 from autogaze_backend.model import GazeModel
 from autogaze_backend.observing import Observer
 from autogaze_backend.stream_service import StreamService
-from autogaze_backend.triton import find_bundle, model_parameters, serve
+from autogaze_backend.triton import find_bundle, model_parameters, sequence_bounds, serve
 
 
 class TritonPythonModel:
@@ -15,9 +15,11 @@ class TritonPythonModel:
         self._observer = Observer.for_model(pb_utils, args)
         model = self._observer.metered(GazeModel.load(find_bundle(args)))
         model.warm_up()
+        limits = read_limits(StreamLimits, parameters)
+        limits.check_sequences(*sequence_bounds(args))
         self._service = StreamService(
             model,
-            read_limits(StreamLimits, parameters),
+            limits,
             IngestLimits.from_parameters(parameters),
         )
         count_streams(self._service.pool, self._observer.meters)

@@ -103,7 +103,10 @@ class Command:
                 _say(
                     f"ready: gRPC {server.url}{secure}, HTTP {server.http_url}{http}, metrics {server.metrics_url}"
                 )
-                _say(f"try it: autogaze gaze video.mp4 --url {server.url}   stop it: Ctrl-C")
+                if config.tls is None:
+                    _say(f"try it: autogaze gaze video.mp4 --url {server.url}   stop it: Ctrl-C")
+                else:
+                    _say("clients need tls=TLSConfig(...) (docs/operations.md)   stop it: Ctrl-C")
                 while server.poll() is None:
                     time.sleep(_POLL_SECONDS)
                 raise server.exit_error()
