@@ -74,9 +74,11 @@ class PerfAnalyzer:
             command = ["-m", model, "-u", url, "-i", "grpc", "-f", str(report), *arguments]
             done = self._start(command)
             if done.returncode != 0 or not report.is_file():
+                said = (done.stderr + done.stdout).strip()
+                # A wrong option is answered with pages of help; what is wrong comes first.
+                said = said.partition("Usage:")[0][-2000:]
                 raise UnusableError(
-                    f"perf_analyzer {' '.join(command)} ended with {done.returncode}:\n"
-                    f"{(done.stdout + done.stderr)[-2000:]}"
+                    f"perf_analyzer {' '.join(command)} ended with {done.returncode}:\n{said}"
                 )
             with report.open(newline="") as file:
                 rows = [

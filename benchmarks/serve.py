@@ -87,7 +87,8 @@ def measure(url: str, analyzer: PerfAnalyzer, files: DataFiles, plan: Plan) -> I
         load: str, model: str, data: Path, at: tuple[str, float], count: int, *more: str
     ) -> dict[str, Any]:
         name, value = at
-        arguments = ["--input-data", str(data), "-a", f"--{name}-range", f"{value:g}"]
+        # A range of one: a rate below the default step of 1 counts as several otherwise, which cannot be counted.
+        arguments = ["--input-data", str(data), "-a", f"--{name}-range", f"{value:g}:{value:g}:1"]
         arguments += ["--request-count", str(count), *more]
         (row,) = analyzer.run(url, model, arguments)
         return {
@@ -134,9 +135,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RESULT, help="default: %(default)s")
     parser.add_argument("--checkpoint", default="open", help="default: the one that comes with the project")
+    parser.add_argument("--requests", type=int, default=Plan.requests, help="a level; default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="each way once, small")
     options = parser.parse_args(arguments)
-    plan = QUICK if options.quick else Plan()
+    if options.requests < 1:
+        parser.error(f"--requests is {options.requests}; it must be at least 1")
+    plan = QUICK if options.quick else Plan(requests=options.requests)
     busy = os.getloadavg()[0]
     started = time.time()
     rows = []
