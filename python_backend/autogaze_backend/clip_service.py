@@ -124,12 +124,12 @@ class ClipService:
             with self._changed:
                 while not (self._inbox or len(self._scheduler) or self._closing):
                     self._changed.wait()
-                arrived = list(self._inbox)
-                self._inbox.clear()
+                arrived, self._inbox = self._inbox, deque()
             if not (arrived or len(self._scheduler)):
                 return
-            for clip in arrived:
-                clip.enter(self._scheduler)
+            # No name is left behind: it would keep the last clip's frames until the next one comes.
+            while arrived:
+                arrived.popleft().enter(self._scheduler)
             try:
                 self._scheduler.tick()
             except Exception as error:
