@@ -88,8 +88,8 @@ def measure(url: str, analyzer: PerfAnalyzer, files: DataFiles, plan: Plan) -> I
     ) -> dict[str, Any]:
         name, value = at
         # A range of one: a rate below the default step of 1 counts as several otherwise, which cannot be counted.
-        arguments = ["--input-data", str(data), "-a", f"--{name}-range", f"{value:g}:{value:g}:1"]
-        arguments += ["--request-count", str(count), *more]
+        arguments = ["--input-data", str(data), f"--{name}-range", f"{value:g}:{value:g}:1"]
+        arguments += ["--request-count", str(count), *(more or ["-a"])]
         (row,) = analyzer.run(url, model, arguments)
         return {
             "load": load,
@@ -113,17 +113,19 @@ def measure(url: str, analyzer: PerfAnalyzer, files: DataFiles, plan: Plan) -> I
         )
     for share in plan.rate_shares:
         rate = float(f"{best * share:.3g}")
-        arguments = ("request-rate", rate), 2 * plan.requests, "--request-distribution", "poisson"
-        yield level("clips at a rate", "autogaze", files.clips, *arguments)
+        at, more = ("request-rate", rate), ("-a", "--request-distribution", "poisson")
+        yield level("clips at a rate", "autogaze", files.clips, at, 2 * plan.requests, *more)
     for concurrency in plan.concurrency:
-        frames = plan.frames * count(concurrency)
-        yield level("streams", "autogaze_stream", files.streams, ("concurrency", concurrency), frames)
+        frames = max(1, plan.frames // 2) * count(concurrency)
+        # A thread a stream, as a camera is: with asynchronous calls a frame came before its START (tried).
+        at = ("concurrency", concurrency)
+        yield level("streams", "autogaze_stream", files.streams, at, frames, "--sync")
     for concurrency in plan.few:
         for way, more in (
             ("by wire", ()),
             (
                 "by shared memory",
-                ("--shared-memory", "system", f"--output-shared-memory-size={_OUTPUT_BYTES}"),
+                ("-a", "--shared-memory", "system", f"--output-shared-memory-size={_OUTPUT_BYTES}"),
             ),
         ):
             at = ("concurrency", concurrency)
