@@ -166,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     busy = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         bundle = build(options.checkpoint, Path(folder) / "bundle")
-        warm_up = min(90.0, seconds / 5)
+        # The processes take a minute to reach the memory that they then keep (tried).
+        warm_up = min(90.0, seconds / 2)
         findings, figures = soak(bundle, seconds - warm_up, warm_up=warm_up, rules=Rules())
     rows = [asdict(finding) for finding in findings]
     write(options.out, "soak", rows)
