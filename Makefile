@@ -23,8 +23,9 @@ help:
 	@echo "make test-tensorrt  golden clips on TensorRT plans for this machine's GPU"
 	@echo "make check   lint, format and type checks"
 	@echo "make bench   benchmarks of this machine; bench-gpu: of its GPU (docs/performance.md)"
+	@echo "make bench-serve, soak  load on a real server: perf_analyzer; $(SOAK_MINUTES) minutes of everything mixed"
 	@echo "make setup   the development environment in $(VENV); setup-locked: with the locked versions"
-	@echo "make lock, licences, sbom, release-check: docs/releasing.md"
+	@echo "make lock, licences, sbom, audit, release-check: docs/releasing.md"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
@@ -101,6 +102,16 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu $(BENCH_ARGS)
 bench-gpu-server: setup
 	$(BIN)/python -m benchmarks.gpu_server $(BENCH_ARGS)
+# Load with NVIDIA's perf_analyzer (Debian: libb64-0d), and minutes of clips, streams and bad requests together.
+.PHONY: bench-serve soak
+SERVE_OUT ?= benchmarks/results/cpu-serve.json
+bench-serve: setup
+	$(BIN)/python -m benchmarks.serve --out '$(SERVE_OUT)'
+
+SOAK_MINUTES ?= 15
+SOAK_OUT ?= benchmarks/results/cpu-soak.json
+soak: setup
+	$(BIN)/python -m benchmarks.soak --minutes '$(SOAK_MINUTES)' --out '$(SOAK_OUT)'
 
 $(TOOLS)/.done: pyproject.toml
 	$(PYTHON) -m venv $(TOOLS)
@@ -117,6 +128,12 @@ licences: $(TOOLS)/.done
 
 sbom: $(TOOLS)/.done
 	$(TOOLS)/bin/python -m release.sbom
+
+# Known faults of the locked dependencies; asks PyPI's vulnerability data (AUDIT='-s osv': OSV's).
+.PHONY: audit
+audit: $(TOOLS)/.done
+	@for lock in requirements/*.txt; do echo "$$lock"; \
+	  $(TOOLS)/bin/pip-audit $(AUDIT) --require-hashes --disable-pip -r "$$lock" || exit 1; done
 
 release-check: $(TOOLS)/.done
 	$(TOOLS)/bin/python -m release.check

@@ -67,7 +67,7 @@ def _server(bundle: Path) -> Iterator[TritonServer]:
         0,
         0,
         0,
-        environment={"AUTOGAZE_BUNDLE": str(bundle), "AUTOGAZE_TTL_SECONDS": "600"},
+        environment={"AUTOGAZE_BUNDLE": str(bundle), "AUTOGAZE_TTL_SECONDS": "110"},
     )
     with TritonServer(config, on_log=lambda line: None) as server:
         server.wait_until_ready(120)

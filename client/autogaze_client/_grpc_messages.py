@@ -34,6 +34,7 @@ __all__ = [
     "not_ready",
     "read_response",
     "request_inputs",
+    "server_timeout",
     "translate_error",
 ]
 
@@ -73,6 +74,14 @@ class ServerAddress:
 
 def _path(path: object) -> str | None:
     return None if path is None else str(path)
+
+
+def server_timeout(seconds: float | None) -> int | None:
+    """A deadline as Triton's request timeout, in microseconds: the server then stops work that nobody waits for.
+
+    gRPC's own deadline does not do that: this server's ensembles do not tell the step at hand of it.
+    """
+    return None if seconds is None else max(1, round(seconds * 1e6))
 
 
 def request_inputs(inputs: Inputs, shared: Mapping[str, SharedRegion] | None = None) -> list[Any]:

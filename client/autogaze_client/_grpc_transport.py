@@ -19,6 +19,7 @@ from autogaze_client._grpc_messages import (
     not_ready,
     read_response,
     request_inputs,
+    server_timeout,
     translate_error,
 )
 from autogaze_client._shared_memory import RegionPool, SharedRegion, stale_regions
@@ -88,6 +89,7 @@ class GrpcTransport:
                 request_inputs(inputs, {name: region for name, (_, region) in shared.items()}),
                 outputs=[triton.InferRequestedOutput(name) for name in names],
                 client_timeout=timeout,
+                timeout=server_timeout(timeout),
                 headers={**self._headers, **call.headers()} if call else self._headers,
                 **(call.request_options() if call else {}),
             )
@@ -224,6 +226,7 @@ class AsyncGrpcTransport:
                 request_inputs(inputs, {name: region for name, (_, region) in shared.items()}),
                 outputs=[triton.InferRequestedOutput(name) for name in names],
                 client_timeout=timeout,
+                timeout=server_timeout(timeout),
                 headers={**self._headers, **call.headers()} if call else self._headers,
                 **(call.request_options() if call else {}),
             )

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from autogaze_export.tensorrt.library import TensorRTLibrary
     from autogaze_export.tensorrt.options import PlanOptions
 
-ENGINES = ("onnxruntime", *(kind.value for kind in EngineKind))
+PLAN_ENGINES = tuple(kind.value for kind in EngineKind)
+ENGINES = ("onnxruntime", "torch", *PLAN_ENGINES)
 PRECISIONS = ("exact", "fast")
 
 
@@ -39,6 +40,7 @@ def build(
     engine: str = "onnxruntime",
     precision: str = "exact",
     revision: str | None = None,
+    sha256: str | None = None,
     graphs: str | Path | None = None,
     plans: PlanOptions | None = None,
 ) -> Path:
@@ -50,9 +52,10 @@ def build(
     Args:
         checkpoint: a folder or a hub id such as ``nvidia/AutoGaze``.
         out_dir: the bundle's folder.
-        engine: "onnxruntime", "tensorrt" or "tensorrt-rtx".
+        engine: "onnxruntime", "torch", "tensorrt" or "tensorrt-rtx".
         precision: "exact" (float32 arithmetic, tokens identical to the published model's) or "fast" (float16).
-        revision: of a hub id.
+        revision: of a hub id: branch, tag or commit. The manifest records the commit.
+        sha256: what ``model.safetensors`` must have; None = anything.
         graphs: a folder that ``autogaze export`` wrote; None for the graphs shipped with this package.
         plans: targets and shapes of a TensorRT build; None for the defaults.
 
@@ -79,15 +82,18 @@ def build(
         raise InvalidInputError(
             f"{out} exists and holds other things than a bundle; choose another folder or empty it"
         )
-    if plans is not None and engine == "onnxruntime":
+    if plans is not None and engine not in PLAN_ENGINES:
         raise InvalidInputError(
-            "options of plans were given, but engine 'onnxruntime' has none; name a TensorRT"
+            f"options of plans were given, but engine {engine!r} has none; name a TensorRT"
         )
     library = None
-    if engine != "onnxruntime":
+    if engine in PLAN_ENGINES:
         # Before anything is written: a library that is missing leaves no trace.
         library = _tensorrt(EngineKind(engine))
-    loaded = load_checkpoint(checkpoint, revision=revision)
+    loaded = load_checkpoint(checkpoint, revision=revision, sha256=sha256)
+    if engine == "torch":
+        _write_folder(out, loaded, {}, precision)
+        return out
     traced = {phase: traced_graph(loaded.spec, phase, graphs or SHIPPED) for phase in Phase}
     if not all(path.is_file() for path in traced.values()):
         raise CheckpointError(
@@ -184,18 +190,18 @@ def write_bundle(
     *,
     measure: bool = True,
 ) -> None:
-    """Writes the files of an ONNX Runtime bundle into an empty folder.
+    """Writes the files of a bundle into an empty folder.
 
     Args:
         folder: exists and is empty.
         checkpoint: whose weights are bound.
-        traced: the traced graph of each phase.
+        traced: the traced graph of each phase for ONNX Runtime; empty for torch, which takes float32 weights only.
         precision: "exact" or "fast".
         measure: whether ``fast`` is compared with ``exact``, which takes seconds.
     """
     graphs = {phase: path.read_bytes() for phase, path in traced.items()}
     types: dict[str, Any] = {}
-    if precision == "fast":
+    if precision == "fast" and traced:
         rewritten = {phase: _fast_graph(checkpoint, path) for phase, path in traced.items()}
         graphs = {phase: graph for phase, (graph, _) in rewritten.items()}
         types = {name: dtype for _, found in rewritten.values() for name, dtype in found.items()}
@@ -216,10 +222,12 @@ def write_bundle(
     manifest = {
         "format": FORMAT,
         "autogaze_triton": version("autogaze-triton"),
-        "engine": "onnxruntime",
+        "engine": "onnxruntime" if traced else "torch",
         "precision": precision,
         "checkpoint": {
             "source": checkpoint.source,
+            "revision": checkpoint.revision,
+            "commit": checkpoint.commit,
             "sha256": checkpoint.sha256,
             "stored_dtype": checkpoint.stored_dtype,
         },
@@ -229,12 +237,12 @@ def write_bundle(
         "graphs": {phase.value: entry(f"{phase.value}.onnx") for phase in graphs},
         "weights": entry(WEIGHTS_LOCATION),
     }
-    if precision == "fast":
+    if precision == "fast" and traced:
         manifest["traced"] = {phase.value: file_sha256(path) for phase, path in traced.items()}
         manifest["agreement"] = None
     manifest_file = folder / MANIFEST_FILE
     manifest_file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    if precision == "fast" and measure:
+    if precision == "fast" and traced and measure:
         manifest["agreement"] = asdict(_measure(Bundle.load(folder), checkpoint, traced))
         manifest_file.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from collections.abc import Mapping
@@ -11,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from autogaze_backend.bundle import file_sha256
 from autogaze_backend.spec import ModelSpec
-from autogaze_client._errors import CheckpointError, MissingExtraError, NotFoundError
+from autogaze_client._errors import CheckpointError, NotFoundError
 from numpy.typing import NDArray
 
 from autogaze_export.binding import checkpoint_shapes
+from autogaze_export.hub import download
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
@@ -36,6 +37,8 @@ class Checkpoint:
         tensors: float32, by the names of ``model.safetensors``; F16 and BF16 are converted exactly.
         stored_dtype: what the file held: "F32", "F16" or "BF16" (or a mixture, as "F16+F32").
         sha256: of ``model.safetensors``.
+        revision: what was asked for of a hub id: branch, tag, commit, or None.
+        commit: the hub's commit that it is of; None for a folder.
     """
 
     source: str
@@ -45,7 +48,16 @@ class Checkpoint:
     tensors: Mapping[str, Array]
     stored_dtype: str
     sha256: str
+    revision: str | None = None
+    commit: str | None = None
 
+
+# Weights in formats that run code when they are loaded.
+_PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+_NEVER = (
+    f"pickled weights (.bin, .pt) are never read, because loading them runs code: write {WEIGHTS_FILE} with "
+    "safetensors.torch.save_file, where you trust the file"
+)
 
 # The name of the checkpoint that comes with this package.
 OPEN = "open"
@@ -64,23 +76,34 @@ def open_checkpoint() -> Path:
     raise NotFoundError("the open checkpoint is not in this installation; install autogaze-triton again")
 
 
-def load_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    source: str | Path, *, revision: str | None = None, sha256: str | None = None
+) -> Checkpoint:
     """Loads a checkpoint from a folder or, where no such folder exists, from a hub id such as ``nvidia/AutoGaze``.
 
     Args:
         source: folder, hub id, or "open" for the checkpoint that comes with this package.
-        revision: branch, tag or commit of a hub id.
+        revision: branch, tag or commit of a hub id; a branch or tag is resolved to its commit, which is recorded.
+        sha256: what ``model.safetensors`` must have, in hexadecimal; None = anything. A hub's file is compared with
+            the hub's own hash in any case.
 
     Raises:
         NotFoundError: the folder or a file of it does not exist, or the hub cannot be reached or lacks it.
-        CheckpointError: the config or the tensors are not what this package supports.
+        CheckpointError: the config or the tensors are not what this package supports, a file is not in
+            safetensors format, or a hash differs.
         MissingExtraError: a hub id was given and huggingface_hub is not installed.
     """
     folder = Path(source).expanduser()
     if not folder.is_dir() and str(source) == OPEN:
         folder = open_checkpoint()
+    snapshot = None
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder} is a file; pass the folder that holds it with its {CONFIG_FILE}. {_NEVER}"
+        )
     if not folder.is_dir():
-        folder = _download(str(source), revision)
+        snapshot = download(str(source), revision, [CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE])
+        folder = snapshot.folder
     elif revision is not None:
         raise CheckpointError(
             f"revision {revision!r} was given, but {folder} is a local folder, which has none"
@@ -90,7 +113,15 @@ def load_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     preprocessor = folder / PREPROCESSOR_FILE
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
-        raise NotFoundError(f"{folder} has no {WEIGHTS_FILE}; pickled weights (.bin, .pt) are never read")
+        raise NotFoundError(f"{folder} has no {WEIGHTS_FILE}{_instead(folder)}; {_NEVER}")
+    found = file_sha256(weights)
+    if snapshot is not None:
+        snapshot.check_hash(WEIGHTS_FILE, found)
+    if sha256 is not None and found != sha256.lower():
+        raise CheckpointError(
+            f"{weights} has SHA-256 {found}, but {sha256} was asked for; it is another file: check the source and its "
+            "revision, or correct the hash"
+        )
     tensors, dtype = read_tensors(weights, checkpoint_shapes(spec))
     return Checkpoint(
         source=str(source),
@@ -99,8 +130,16 @@ def load_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         preprocessor=_read_json(preprocessor) if preprocessor.is_file() else None,
         tensors=tensors,
         stored_dtype=dtype,
-        sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        sha256=found,
+        revision=revision,
+        commit=snapshot.commit if snapshot else None,
     )
+
+
+def _instead(folder: Path) -> str:
+    """What weights a folder has in its place, for a message."""
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED)
+    return f", only {_list(others)}" if others else ""
 
 
 def read_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Array], str]:
@@ -167,6 +206,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], memoryview]:
         with safe_open(path, framework="numpy"):
             pass
     except (SafetensorError, OSError) as error:
+        with path.open("rb") as file:
+            if file.read(4).startswith((b"\x80", b"PK\x03\x04")):
+                raise CheckpointError(f"{path} is a pickle under another name; {_NEVER}") from error
         raise CheckpointError(
             f"{path} is no valid safetensors file ({error}); download or export it again"
         ) from error
@@ -186,34 +228,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; expected a JSON object")
     return content
-
-
-def _download(hub_id: str, revision: str | None) -> Path:
-    if hub_id.startswith((".", "/", "~")) or hub_id.count("/") != 1:
-        raise NotFoundError(
-            f"{hub_id!r} is neither an existing folder, nor a hub id of the form owner/name, nor 'open'"
-        )
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise MissingExtraError.for_extra("Loading a checkpoint from the hub", "server", error) from error
-    try:
-        path = snapshot_download(
-            hub_id, revision=revision, allow_patterns=[CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE]
-        )
-    except HFValidationError as error:
-        raise NotFoundError(f"{hub_id!r} is no folder here and no valid hub id: {error}") from error
-    except LocalEntryNotFoundError as error:
-        raise NotFoundError(
-            f"{hub_id!r} is no folder here, is not in the local hub cache, and the hub cannot be reached; "
-            "connect, or download the folder elsewhere and pass its path"
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise NotFoundError(
-            f"the hub did not give {hub_id!r}: {error}; check the name, and log in with `hf auth login` if it is gated"
-        ) from error
-    return Path(path)
 
 
 def _list(names: list[str], most: int = 3) -> str:

@@ -107,9 +107,10 @@ def file_sha256(path: Path) -> str:
 
 def _verified(folder: Path, entry: Mapping[str, str]) -> Path:
     path = folder / entry["file"]
-    if path.parent != folder:
+    # A link may point anywhere; what is served lies in the bundle itself.
+    if path.parent != folder or path.is_symlink() or path.resolve().parent != folder:
         raise CheckpointError(
-            f"{folder / MANIFEST_FILE} names {entry['file']}, outside the bundle; {_rebuild(folder)}"
+            f"{folder / MANIFEST_FILE} names {entry['file']}, which is outside the bundle or a link; {_rebuild(folder)}"
         )
     if not path.is_file():
         raise CheckpointError(f"{folder} lacks {entry['file']}; {_rebuild(folder)}")

@@ -4,76 +4,120 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
-from autogaze_client._errors import ServerUnavailableError
-from numpy.typing import NDArray
+from autogaze_client._errors import DeadlineExceededError, ServerUnavailableError
 
 from autogaze_backend.canary import CanaryLimits, EngineCanary
 from autogaze_backend.clips import PreparedClip, finished_clip, prepare_clip
 from autogaze_backend.generation import FrameTokens
+from autogaze_backend.limits import ClipLimits, IngestLimits
 from autogaze_backend.model import GazeModel
+from autogaze_backend.preprocessing import check_frames
 from autogaze_backend.resident import ResidentScheduler, scheduler_for
-from autogaze_backend.scheduling import RowJob, RowScheduler, cancelled_error
+from autogaze_backend.scheduling import RowJob, RowScheduler
+from autogaze_backend.triton import Arrival
 
 _LOG = logging.getLogger("autogaze")
 
-Array = NDArray[Any]
-Tensors = dict[str, Array]
-Answer = Callable[[Tensors | Exception], None]
-
-
-@dataclass(frozen=True)
-class ClipLimits:
-    """Attributes: ``max_active_clips``, clips taken in at once; others wait in Triton's queue, under its rules."""
-
-    max_active_clips: int = 16
+# How often the callers of waiting clips are asked whether they still wait.
+_LOOK_SECONDS = 0.05
 
 
 class ClipService:
     """The logic of the model ``autogaze_generate``, without Triton.
 
     Rows of all clips share the engine's calls, join between two calls and are answered as they finish.
+
+    Args:
+        model: runs them.
+        limits: of clips at once, their work and their time.
+        sizes: of one clip; checked here too, because a client may call this model without the ensemble.
     """
 
     def __init__(
-        self, model: GazeModel, limits: ClipLimits | None = None, canary: CanaryLimits | None = None
+        self,
+        model: GazeModel,
+        limits: ClipLimits | None = None,
+        sizes: IngestLimits | None = None,
+        canary: CanaryLimits | None = None,
     ) -> None:
         self._model = model
+        self._limits, self._sizes = limits or ClipLimits(), sizes or IngestLimits()
         self._scheduler = scheduler_for(model.engine)
         self._canary = EngineCanary(model.engine, canary, wake=self._wake)
-        self._room = threading.Semaphore((limits or ClipLimits()).max_active_clips)
-        # Guards what the two threads share: the inbox and the end.
+        # Guards what the two threads share: the inbox, the places and the end.
         self._changed = threading.Condition()
         self._inbox: deque[_Clip] = deque()
+        self._active = 0
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="autogaze-clips", daemon=True)
         self._thread.start()
 
-    def submit(self, tensors: Mapping[str, Array], answer: Answer, cancelled: Callable[[], bool]) -> None:
-        """Takes a clip in; waits while there is no room.
+    def take_in(self, arrivals: Sequence[Arrival]) -> None:
+        """Takes clips in, in order; returns when none is left that waits for a place.
 
-        Args:
-            tensors: of a request (docs/protocol.md), every knob filled in.
-            answer: told the output tensors or the error, once, from any thread.
-            cancelled: whether the caller has gone.
-
-        Raises:
-            InvalidInputError: frames or knobs break a rule; ``answer`` is not called then.
-            ServerUnavailableError: the service is closing; likewise.
+        The caller is Triton's batcher, so what waits beside a batch waits in Triton's queue, under its rules.
+        Each request is answered: with its outputs, or with the error that it alone gets: ``InvalidInputError``
+        (frames or knobs break a rule), ``ServerUnavailableError`` (no place came free in time, or the service is
+        closing), ``RequestCancelledError`` or ``DeadlineExceededError`` (its caller has gone, or its time is over).
         """
-        clip = _Clip(self._model, prepare_clip(self._model, tensors), answer, cancelled, self._room.release)
-        self._room.acquire()
+        waiting: list[_Clip] = []
+        for arrival in arrivals:
+            try:
+                waiting.append(self._prepared(arrival))
+            except Exception as error:
+                arrival.answer(error)
+        while waiting:
+            refused: list[tuple[_Clip, Exception]] = []
+            with self._changed:
+                waiting, refused = self._admit(waiting)
+                if waiting and not refused:
+                    self._changed.wait(_LOOK_SECONDS)
+            for clip, reason in refused:
+                clip.refuse(reason)
+
+    def _prepared(self, arrival: Arrival) -> _Clip:
+        frames = check_frames(arrival.tensors["FRAMES"])
+        self._sizes.check(*frames.shape[:3])
+        prepared = prepare_clip(self._model, arrival.tensors, self._limits.check_tiles)
+        return _Clip(self._model, prepared, arrival, self._limits, self._leave)
+
+    def _admit(self, waiting: list[_Clip]) -> tuple[list[_Clip], list[tuple[_Clip, Exception]]]:
+        """Lets those in that have a place; the ones that go on waiting, and the ones that do not, with the reason."""
+        left, refused = [], []
+        for clip in waiting:
+            error = self._why_not_wait(clip)
+            if error is not None:
+                refused.append((clip, error))
+            elif self._active < self._limits.max_active_clips:
+                self._active += 1
+                self._inbox.append(clip)
+                self._changed.notify_all()
+            else:
+                left.append(clip)
+        return left, refused
+
+    def _why_not_wait(self, clip: _Clip) -> Exception | None:
+        limits = self._limits
+        if self._closing:
+            return ServerUnavailableError("the server is shutting down; send the request to another one")
+        lost = clip.caller.lost()
+        if lost is None and clip.caller.waited >= limits.max_wait_seconds:
+            return ServerUnavailableError(
+                f"the clip waited {limits.max_wait_seconds:g} s for one of {limits.max_active_clips} places; send it "
+                "later or to another server (its operator may set AUTOGAZE_MAX_ACTIVE_CLIPS and "
+                "AUTOGAZE_MAX_WAIT_SECONDS)"
+            )
+        return lost
+
+    def _leave(self) -> None:
         with self._changed:
-            if self._closing:
-                self._room.release()
-                raise ServerUnavailableError("the server is shutting down; send the request to another one")
-            self._inbox.append(clip)
-            self._changed.notify()
+            self._active -= 1
+            self._changed.notify_all()
 
     def is_ready(self) -> bool:
         """Whether the engine generates, shown by a canary between two of its calls; from any thread."""
@@ -83,26 +127,26 @@ class ClipService:
         """Finishes what was taken in, takes nothing more, and ends the thread."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join()
 
     def _wake(self) -> None:
         with self._changed:
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _work(self) -> None:
         while True:
             with self._changed:
                 while not (self._inbox or len(self._scheduler) or self._canary.asked or self._closing):
                     self._changed.wait()
-                arrived = list(self._inbox)
-                self._inbox.clear()
+                arrived, self._inbox = self._inbox, deque()
                 over = self._closing and not (arrived or len(self._scheduler))
             self._canary.answer(at_work=len(self._scheduler) > 0)
             if over:
                 return
-            for clip in arrived:
-                clip.enter(self._scheduler)
+            # No name is left behind: it would keep the last clip's frames until the next one comes.
+            while arrived:
+                arrived.popleft().enter(self._scheduler)
             try:
                 self._scheduler.tick()
             except Exception as error:
@@ -118,26 +162,44 @@ class _Clip:
         self,
         model: GazeModel,
         prepared: PreparedClip,
-        answer: Answer,
-        cancelled: Callable[[], bool],
+        arrival: Arrival,
+        limits: ClipLimits,
         leave: Callable[[], None],
     ) -> None:
         self._model, self._prepared = model, prepared
-        self._answer, self._cancelled, self._leave = answer, cancelled, leave
+        self._answer, self.caller, self._leave = arrival.answer, arrival.caller, leave
+        self._limits = limits
+        self._entered = time.monotonic()
         self._done: dict[int, Sequence[FrameTokens]] = {}
         self._error: Exception | None = None
         self._open = len(prepared.rows)
 
+    def refuse(self, error: Exception) -> None:
+        """Answers a clip that never entered."""
+        self._answer(error)
+
     def enter(self, scheduler: RowScheduler | ResidentScheduler) -> None:
         """Hands the rows to the scheduler."""
+        self._entered = time.monotonic()
         work = sum(row.frames for row in self._prepared.rows)
         for index, row in enumerate(self._prepared.rows):
             scheduler.add(RowJob(row, partial(self._finish, index), partial(self._ended, row.frames), work))
 
     def _ended(self, frames: int, frame: int) -> Exception | None:
-        if self._error is None and self._cancelled():
-            self._error = cancelled_error(frame, frames)
+        if self._error is None:
+            self._error = self.caller.lost(f"after {frame} of {frames} frames") or self._overrun(
+                frames, frame
+            )
         return self._error
+
+    def _overrun(self, frames: int, frame: int) -> Exception | None:
+        most = self._limits.max_run_seconds
+        if time.monotonic() - self._entered < most:
+            return None
+        return DeadlineExceededError(
+            f"the clip ran for {most:g} s and came to {frame} of {frames} frames; send fewer frames or tiles at once "
+            "(the server's operator may set AUTOGAZE_MAX_RUN_SECONDS)"
+        )
 
     def _finish(self, index: int, result: Sequence[FrameTokens] | Exception) -> None:
         if isinstance(result, Exception):

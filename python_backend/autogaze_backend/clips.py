@@ -42,8 +42,19 @@ class PreparedClip:
     finish: Callable[[Sequence[Sequence[FrameTokens]]], AutoGazeGenerateOutput]
 
 
-def prepare_clip(model: GazeModel, tensors: Mapping[str, Array]) -> PreparedClip:
+def _any_number(tiles: int) -> None:
+    """In process the caller's own memory is the limit."""
+
+
+def prepare_clip(
+    model: GazeModel, tensors: Mapping[str, Array], check_tiles: Callable[[int], None] = _any_number
+) -> PreparedClip:
     """Checks a request of ``autogaze_generate``.
+
+    Args:
+        model: runs it.
+        tensors: of the request, every knob filled in.
+        check_tiles: told the tiles of a frame before any is made; raises where they are too many.
 
     Raises:
         InvalidInputError: frames or knobs break a rule.
@@ -61,11 +72,12 @@ def prepare_clip(model: GazeModel, tensors: Mapping[str, Array]) -> PreparedClip
     if knobs.top_k is not None:
         budget = budget.at_least(min(knobs.top_k, spec.tokens_per_frame))
     if knobs.mode.is_tiled:
-        return _tiled_clip(model, frames, budget, knobs)
+        return _tiled_clip(model, frames, budget, knobs, check_tiles)
     target = resolve_target_scales(spec, knobs.target_scales, knobs.target_patch_size)
     if target is None:
         row = Row(len(frames), lambda start, stop: model.preprocess(frames[start:stop]), budget)
         return PreparedClip((row,), lambda tokens: assemble(spec, tokens))
+    check_tiles(target.tiles**2)
     tiles = TileWindows(
         lambda start, stop: target.cut(model.preprocess_exact(frames[start:stop], target.size)[None])
     )
@@ -80,13 +92,16 @@ def prepare_clip(model: GazeModel, tensors: Mapping[str, Array]) -> PreparedClip
     return PreparedClip(rows, lambda tokens: target.stitch(assemble(spec, tokens)))
 
 
-def _tiled_clip(model: GazeModel, frames: Frames, budget: Budget, knobs: Knobs) -> PreparedClip:
+def _tiled_clip(
+    model: GazeModel, frames: Frames, budget: Budget, knobs: Knobs, check_tiles: Callable[[int], None]
+) -> PreparedClip:
     if knobs.target_scales is not None or knobs.target_patch_size is not None:
         raise InvalidInputError(
             f"MODE is {knobs.mode.code} ({knobs.mode.value}) and TARGET_SCALES is {knobs.target_scales}; target scales "
             "cut the frame themselves, so use MODE 0 with them"
         )
     layout = TileLayout(knobs.mode, frames.shape[1], frames.shape[2], model.spec.input_size)
+    check_tiles(layout.count)
     config = model.bundle.preprocessing
 
     def row_of(tile: int) -> Row:

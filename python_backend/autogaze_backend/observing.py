@@ -120,7 +120,7 @@ class Observer:
                 _LOG.info("request served", extra=fields)
         elif not isinstance(result, AutoGazeError):
             _LOG.error("a request failed", exc_info=result, extra=fields)
-        elif isinstance(result, RequestCancelledError):
+        elif isinstance(result, RequestCancelledError | DeadlineExceededError):
             # Nobody reads the answer, so the log is the only trace.
             _LOG.warning("%s", result, extra=fields)
         elif self._each_request:

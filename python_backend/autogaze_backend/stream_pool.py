@@ -8,32 +8,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from autogaze_client._errors import InvalidInputError, StreamExpired
+from autogaze_client._errors import ServerUnavailableError, StreamExpired
 
+from autogaze_backend.limits import StreamLimits
 from autogaze_backend.streaming import GazeStream
-
-
-@dataclass(frozen=True)
-class StreamLimits:
-    """Limits of a stream pool.
-
-    Attributes:
-        max_streams: streams held at a time; another one takes the place of the least recently used.
-        ttl_seconds: a stream that is idle this long is freed. Must be shorter than Triton's own
-            max_sequence_idle_microseconds, which tells the backend nothing.
-        horizon: frames that each stream's cache keeps.
-    """
-
-    max_streams: int = 64
-    ttl_seconds: float = 60.0
-    horizon: int = 16
-
-    def __post_init__(self) -> None:
-        if self.max_streams < 1 or not self.ttl_seconds > 0 or self.horizon < 1:
-            raise InvalidInputError(
-                f"max_streams is {self.max_streams}, ttl_seconds {self.ttl_seconds} and horizon {self.horizon}; "
-                "all must be above 0"
-            )
 
 
 @dataclass
@@ -65,11 +43,16 @@ class StreamPool:
         return len(self._places)
 
     def start(self, stream_id: int) -> GazeStream:
-        """Opens a stream; one of the same id starts anew, and a full pool gives up its least recently used."""
+        """Opens a stream; one of the same id starts anew, and a full pool gives up its least recently used.
+
+        Raises:
+            ServerUnavailableError: the pool is full of streams that are protected.
+        """
         with self._lock:
             self.purge()
             self.end(stream_id)
             while len(self._places) >= self.limits.max_streams:
+                self._refuse_if_all_are_in_use()
                 _, place = self._places.popitem(last=False)
                 place.stream.close()
                 self.evicted += 1
@@ -102,6 +85,15 @@ class StreamPool:
             place = self._places.pop(stream_id, None)
             if place is not None:
                 place.stream.close()
+
+    def _refuse_if_all_are_in_use(self) -> None:
+        limits, oldest = self.limits, next(iter(self._places.values()))
+        if limits.protect_seconds and self._clock() - oldest.last_used < limits.protect_seconds:
+            raise ServerUnavailableError(
+                f"all {limits.max_streams} streams of this server were used within {limits.protect_seconds:g} s, so "
+                "none gives way; open the stream later or on another server (its operator may set "
+                "AUTOGAZE_MAX_STREAMS and AUTOGAZE_PROTECT_SECONDS)"
+            )
 
     def purge(self) -> None:
         """Frees the streams that were idle too long."""

@@ -13,15 +13,16 @@ from autogaze_client.generated import AutoGazeGenerateOutput
 from numpy.typing import NDArray
 
 from autogaze_backend.budgets import Budget, resolve_budget
+from autogaze_backend.callers import Caller
 from autogaze_backend.canary import CanaryLimits, EngineCanary
 from autogaze_backend.clips import token_tensors
 from autogaze_backend.engine import Floats
-from autogaze_backend.ingest import IngestLimits
+from autogaze_backend.limits import IngestLimits, StreamLimits
 from autogaze_backend.model import GazeModel
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import check_frames
 from autogaze_backend.requests import Knobs
-from autogaze_backend.stream_pool import StreamLimits, StreamPool
+from autogaze_backend.stream_pool import StreamPool
 from autogaze_backend.streaming import GazeStream, step_frames
 
 Array = NDArray[Any]
@@ -74,12 +75,16 @@ class StreamService:
         self._wanted.set()
         self._keeper.join()
 
-    def run(self, batch: Sequence[Mapping[str, Array]]) -> list[dict[str, Array] | Exception]:
+    def run(
+        self, batch: Sequence[Mapping[str, Array]], callers: Sequence[Caller] = ()
+    ) -> list[dict[str, Array] | Exception]:
         """Serves a batch of requests, at most one a stream at a time.
 
         Args:
             batch: for each request ``FRAME`` uint8 ``[H, W, 3 or 4]``, any knobs, and the sequence
                 batcher's ``CORRID``, ``START`` and ``END``.
+            callers: who waits for each; none for callers that wait for ever. A frame whose caller has gone is
+                not begun: its stream stays as it was, or ends where the frame was to end it.
 
         Returns:
             For each request its output tensors, or the error that it alone gets.
@@ -95,18 +100,21 @@ class StreamService:
                     first.setdefault(_stream_id(batch[index]), index)
                 turn = sorted(first.values())
                 waiting = [index for index in waiting if index not in turn]
-                self._round(batch, turn, answers)
+                self._round(batch, callers, turn, answers)
             return answers
 
     def _round(
         self,
         batch: Sequence[Mapping[str, Array]],
+        callers: Sequence[Caller],
         turn: list[int],
         answers: list[dict[str, Array] | Exception],
     ) -> None:
         ready: list[_Ready] = []
         for index in turn:
             try:
+                if callers:
+                    self._check_caller(batch[index], callers[index])
                 prepared = self._prepare(index, batch[index])
             except AutoGazeError as error:
                 answers[index] = error
@@ -128,6 +136,14 @@ class StreamService:
             answers[item.index] = self._answer(assemble(self._model.spec, [[frame]]), (1, *item.size))
             if item.end:
                 self._end(item)
+
+    def _check_caller(self, tensors: Mapping[str, Array], caller: Caller) -> None:
+        error = caller.lost()
+        if error is None:
+            return
+        if _flag(tensors, "END"):
+            self.pool.end(_stream_id(tensors))
+        raise error
 
     def _prepare(self, index: int, tensors: Mapping[str, Array]) -> _Ready | None:
         """Checks a request and holds its stream; None where it only ends one.

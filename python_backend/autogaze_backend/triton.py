@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from autogaze_client._errors import (
 )
 from numpy.typing import NDArray
 
+from autogaze_backend.callers import Caller
 from autogaze_backend.observing import Finish, Observer
 
 Array = NDArray[Any]
@@ -54,6 +57,15 @@ def model_parameters(args: Mapping[str, str]) -> dict[str, str]:
     return {name: entry["string_value"] for name, entry in config.get("parameters", {}).items()}
 
 
+def sequence_bounds(args: Mapping[str, str]) -> tuple[int, float]:
+    """``max_candidate_sequences``, and the seconds after which Triton forgets a sequence, of config.pbtxt."""
+    batching = json.loads(args["model_config"])["sequence_batching"]
+    idle = int(batching["max_sequence_idle_microseconds"]) / 1e6
+    # The other strategy, direct, has as many places as its instances have rows.
+    oldest = batching.get("oldest") or {}
+    return int(oldest.get("max_candidate_sequences") or sys.maxsize), idle
+
+
 def find_bundle(args: Mapping[str, str]) -> Path:
     """Where a model's bundle lies: beside its model.py, else the parameter ``bundle``, else AUTOGAZE_BUNDLE.
 
@@ -77,25 +89,28 @@ def read_request(request: Any) -> Tensors:
     return {tensor.name(): _unbatch(tensor.name(), tensor.as_numpy()) for tensor in request.inputs()}
 
 
-def serve(
-    pb_utils: Any,
-    requests: Sequence[Any],
-    run: Callable[[list[Tensors]], Sequence[Tensors | Exception]],
-    observer: Observer,
-) -> list[Any]:
+Run = Callable[[list[Tensors], list[Caller]], Sequence[Tensors | Exception]]
+
+
+def serve(pb_utils: Any, requests: Sequence[Any], run: Run, observer: Observer) -> list[Any]:
     """Answers a batch of requests, each on its own: one that fails does not touch the others.
 
     Args:
         pb_utils: the server's ``triton_python_backend_utils``.
         requests: of ``execute``.
-        run: from the requests' tensors to each one's outputs or exception, in order.
+        run: from the requests' tensors and callers to each one's outputs or exception, in order.
         observer: told of each request and how it ended.
     """
     finish = [observer.begin(request) for request in requests]
     parsed: list[Tensors | Exception] = [guard(read_request, request) for request in requests]
     good = [item for item in parsed if not isinstance(item, Exception)]
+    callers = [
+        Caller.of(request)
+        for request, item in zip(requests, parsed, strict=True)
+        if not isinstance(item, Exception)
+    ]
     try:
-        answers = iter(run(good) if good else [])
+        answers = iter(run(good, callers) if good else [])
     except Exception as error:
         answers = iter([error] * len(good))
     results = [item if isinstance(item, Exception) else next(answers) for item in parsed]
@@ -104,25 +119,40 @@ def serve(
     return [_respond(pb_utils, result) for result in results]
 
 
-Submit = Callable[[Tensors, Callable[[Tensors | Exception], None], Callable[[], bool]], None]
+@dataclass(frozen=True)
+class Arrival:
+    """A request that is answered when it is finished.
+
+    Attributes:
+        tensors: its inputs.
+        answer: told the outputs or the error, once, from any thread.
+        caller: who waits for it.
+    """
+
+    tensors: Tensors
+    answer: Callable[[Tensors | Exception], None]
+    caller: Caller
 
 
-def serve_as_finished(pb_utils: Any, requests: Sequence[Any], submit: Submit, observer: Observer) -> None:
-    """Hands each request on; it is answered when it is finished, which may be after ``execute`` has returned.
+def serve_as_finished(
+    pb_utils: Any, requests: Sequence[Any], take_in: Callable[[list[Arrival]], None], observer: Observer
+) -> None:
+    """Hands requests on; each is answered when it is finished, which may be after ``execute`` has returned.
 
     Args:
         pb_utils: the server's ``triton_python_backend_utils``.
         requests: of ``execute``, which must then return None.
-        submit: takes a request's tensors, the function that answers it, which it must call once from any
-            thread, and a function that tells whether the caller has gone.
+        take_in: takes the requests of a batch, and sees to it that each is answered.
         observer: told of each request and how it ended.
     """
+    arrivals = []
     for request in requests:
         answer = _Answer(pb_utils, request, observer.begin(request))
         try:
-            submit(read_request(request), answer, request.is_cancelled)
+            arrivals.append(Arrival(read_request(request), answer, Caller.of(request)))
         except Exception as error:
             answer(error)
+    take_in(arrivals)
 
 
 class _Answer:
@@ -144,9 +174,15 @@ class _Answer:
         )
 
 
-def one_by_one(run: Callable[[Tensors], Tensors]) -> Callable[[list[Tensors]], list[Tensors | Exception]]:
-    """Makes a batch function from one that serves a single request."""
-    return lambda batch: [guard(run, tensors) for tensors in batch]
+def one_by_one(run: Callable[[Tensors, Caller], Tensors]) -> Run:
+    """Makes a batch function from one that serves a single request, which only begins while its caller waits."""
+
+    def one(item: tuple[Tensors, Caller]) -> Tensors:
+        tensors, caller = item
+        caller.check()
+        return run(tensors, caller)
+
+    return lambda batch, callers: [guard(one, item) for item in zip(batch, callers, strict=True)]
 
 
 def guard(run: Callable[[Any], Tensors], item: Any) -> Tensors | Exception:

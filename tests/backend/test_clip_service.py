@@ -7,10 +7,18 @@ import threading
 import numpy as np
 import pytest
 from autogaze_backend import clip_service
-from autogaze_backend.clip_service import ClipLimits, ClipService
+from autogaze_backend.callers import Caller
+from autogaze_backend.clip_service import ClipService
 from autogaze_backend.clips import PreparedClip
+from autogaze_backend.limits import ClipLimits, IngestLimits
 from autogaze_backend.requests import Knobs
-from autogaze_client import InvalidInputError, RequestCancelledError, ServerUnavailableError
+from autogaze_backend.triton import Arrival
+from autogaze_client import (
+    DeadlineExceededError,
+    InvalidInputError,
+    RequestCancelledError,
+    ServerUnavailableError,
+)
 from goldens import clips
 
 
@@ -19,7 +27,7 @@ def request(seed: int, ratio: float = 0.05, frames: int = 1) -> dict[str, np.nda
     return {"FRAMES": clips.synthetic_clip(frames, 64, 80, seed), **knobs.to_tensors()}
 
 
-class Caller:
+class Sender:
     """Sends requests and keeps their answers in the order in which they came."""
 
     def __init__(self, service: ClipService) -> None:
@@ -28,17 +36,17 @@ class Caller:
         self.gone: set[int] = set()
         self.arrived = threading.Condition()
 
-    def send(self, index: int, tensors: dict[str, np.ndarray]) -> None:
+    def arrival(self, index: int, tensors: dict[str, np.ndarray], seconds: float | None = None) -> Arrival:
         def answer(result: object) -> None:
             with self.arrived:
                 assert index not in self.answers
                 self.answers[index] = result
                 self.arrived.notify_all()
 
-        try:
-            self.service.submit(tensors, answer, lambda: index in self.gone)
-        except Exception as error:
-            answer(error)
+        return Arrival(tensors, answer, Caller(lambda: index in self.gone, seconds))
+
+    def send(self, index: int, tensors: dict[str, np.ndarray], seconds: float | None = None) -> None:
+        self.service.take_in([self.arrival(index, tensors, seconds)])
 
     def wait(self, count: int) -> dict[int, object]:
         with self.arrived:
@@ -49,7 +57,7 @@ class Caller:
 @pytest.fixture
 def caller(model):
     service = ClipService(model())
-    yield Caller(service)
+    yield Sender(service)
     service.close()
 
 
@@ -72,8 +80,8 @@ def test_a_fault_in_one_request_leaves_the_others(stage, caller, monkeypatch):
     """Not a refused value but a fault of ours: memory that runs out, or an output that cannot be made."""
     prepare, calls = clip_service.prepare_clip, []
 
-    def faulty(model, tensors):
-        prepared = prepare(model, tensors)
+    def faulty(model, tensors, check_tiles):
+        prepared = prepare(model, tensors, check_tiles)
         calls.append(prepared)
         if len(calls) != 2:
             return prepared
@@ -113,7 +121,7 @@ def test_a_clip_whose_caller_has_gone_is_given_up(caller):
 
 def test_what_there_is_no_room_for_waits(model):
     service = ClipService(model(), ClipLimits(max_active_clips=1))
-    caller = Caller(service)
+    caller = Sender(service)
     caller.send(0, request(1, frames=30))
     blocked = threading.Thread(target=caller.send, args=(1, request(2)))
     blocked.start()
@@ -123,16 +131,80 @@ def test_what_there_is_no_room_for_waits(model):
     service.close()
 
 
+def test_a_clip_whose_time_is_over_leaves_the_engine(caller, monkeypatch):
+    caller.send(0, request(1, frames=200), seconds=0.3)
+    (answer,) = caller.wait(1).values()
+    assert isinstance(answer, DeadlineExceededError)
+    assert "0.3 s that the caller allowed were over after" in str(answer)
+    assert len(caller.service._scheduler) == 0
+
+
+def test_a_clip_that_runs_too_long_for_the_server_is_ended(model):
+    service = ClipService(model(), ClipLimits(max_run_seconds=0.3))
+    caller = Sender(service)
+    caller.send(0, request(1, frames=200))
+    (answer,) = caller.wait(1).values()
+    service.close()
+    assert isinstance(answer, DeadlineExceededError)
+    assert "AUTOGAZE_MAX_RUN_SECONDS" in str(answer)
+
+
+def test_what_waits_is_answered_when_its_caller_goes_its_time_ends_or_the_line_is_too_slow(model):
+    """A batch waits behind a clip that fills the only place; each leaves for its own reason, unserved."""
+    service = ClipService(
+        model(), ClipLimits(max_active_clips=1, max_wait_seconds=1.0), IngestLimits(max_frames=4000)
+    )
+    caller = Sender(service)
+    caller.send(0, request(1, frames=4000))
+    caller.gone.add(2)
+    service.take_in(
+        [
+            caller.arrival(1, request(2), seconds=0.2),
+            caller.arrival(2, request(3)),
+            caller.arrival(3, request(4)),
+        ]
+    )
+    assert 0 not in caller.answers
+    kinds = {index: type(answer) for index, answer in caller.answers.items()}
+    assert kinds == {1: DeadlineExceededError, 2: RequestCancelledError, 3: ServerUnavailableError}
+    assert "waited 1 s for one of 1 places" in str(caller.answers[3])
+    caller.gone.add(0)
+    caller.wait(4)
+    service.close()
+
+
+def test_limits_hold_for_callers_that_leave_the_ensemble_out(model):
+    service = ClipService(model(), ClipLimits(max_tiles=3), IngestLimits(max_frames=4))
+    caller = Sender(service)
+    caller.send(0, request(1, frames=5))
+    tiled = {**request(1), "FRAMES": np.zeros((1, 300, 300, 3), np.uint8), "MODE": np.array([1], np.int32)}
+    caller.send(1, tiled)
+    target = {
+        **request(1),
+        "TARGET_SCALES": np.array([2000, 20000, 30000, 2_240_000], np.int32),
+        "TARGET_PATCH_SIZE": np.array([16], np.int32),
+    }
+    caller.send(2, target)
+    service.close()
+    assert all(isinstance(answer, InvalidInputError) for answer in caller.answers.values())
+    assert "5 frames; this server takes 4 (max_frames; its operator may set AUTOGAZE_MAX_FRAMES)" in str(
+        caller.answers[0]
+    )
+    assert "cut into 4 tiles; this server takes 3 (max_tiles" in str(caller.answers[1])
+    assert "cut into 100000000 tiles" in str(caller.answers[2])
+
+
 def test_closing_finishes_what_was_taken_in_and_takes_nothing_more(model):
     service = ClipService(model())
-    caller = Caller(service)
+    caller = Sender(service)
     for index in range(3):
         caller.send(index, request(index, frames=3))
     service.close()
     assert all(isinstance(answer, dict) for answer in caller.answers.values())
     assert len(caller.answers) == 3
-    with pytest.raises(ServerUnavailableError, match="shutting down"):
-        service.submit(request(1), lambda result: None, lambda: False)
+    caller.send(3, request(1))
+    assert isinstance(caller.answers[3], ServerUnavailableError)
+    assert "shutting down" in str(caller.answers[3])
 
 
 def test_a_fault_of_the_thread_answers_everyone_and_the_service_goes_on(caller, monkeypatch):

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from autogaze_backend.clips import prepare_clip
-from autogaze_backend.ingest import IngestLimits, ingest
+from autogaze_backend.ingest import ingest
+from autogaze_backend.limits import IngestLimits
 from autogaze_backend.requests import Knobs
 from autogaze_client import InvalidInputError
 from video_helpers import tagged_video

@@ -7,7 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from autogaze_backend.ingest import IngestLimits, ingest
+from autogaze_backend.ingest import ingest
+from autogaze_backend.limits import IngestLimits
 from autogaze_backend.requests import Knobs
 from autogaze_client import (
     AutoGazeInferenceMode,
@@ -151,7 +152,8 @@ def test_wide_pixels_count_before_they_are_made_square(undecoded):
 def test_a_duration_over_the_limit_is_refused_before_decoding(undecoded):
     content = bytes_of(tagged_video(frames=50))
     with pytest.raises(
-        InvalidInputError, match=r"lasts 2.00 s; this server takes 1.5 s \(max_seconds\); send it in"
+        InvalidInputError,
+        match=r"lasts 2.00 s; this server takes 1.5 s .max_seconds; its operator may set AUTOGAZE_MAX_SECONDS.; send",
     ):
         ingest({"VIDEO": content}, IngestLimits(max_seconds=1.5))
 

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from autogaze_backend.limits import StreamLimits
 from autogaze_backend.metering import MeteredModel, count_streams
 from autogaze_backend.metrics import METRICS, Meters, MetricKind
 from autogaze_backend.publishing import TritonPublisher
-from autogaze_backend.stream_pool import StreamLimits, StreamPool
+from autogaze_backend.stream_pool import StreamPool
 from autogaze_client import InvalidInputError, StreamExpired
 from goldens import clips
 

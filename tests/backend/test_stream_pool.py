@@ -5,9 +5,11 @@ import time
 
 import numpy as np
 import pytest
-from autogaze_backend.stream_pool import StreamLimits, StreamPool
+from autogaze_backend.callers import Caller
+from autogaze_backend.limits import StreamLimits
+from autogaze_backend.stream_pool import StreamPool
 from autogaze_backend.stream_service import StreamService
-from autogaze_client import InvalidInputError, StreamExpired
+from autogaze_client import InvalidInputError, RequestCancelledError, ServerUnavailableError, StreamExpired
 from goldens import clips
 
 
@@ -155,6 +157,20 @@ def test_the_end_flag_frees_the_place_with_or_without_a_frame(service):
     assert len(service.pool) == 0
 
 
+def test_a_frame_whose_caller_has_gone_is_not_begun_and_its_stream_stays(service):
+    gone = Caller(lambda: True)
+    service.run([request(1, FRAMES[0], start=True), request(2, FRAMES[0], start=True)])
+    answers = service.run(
+        [request(1, FRAMES[1]), request(2, FRAMES[1]), request(3, FRAMES[1], start=True)],
+        [gone, Caller(), gone],
+    )
+    assert [type(answer) for answer in answers] == [RequestCancelledError, dict, RequestCancelledError]
+    assert len(service.pool) == 2
+    assert positions(service.run([request(1, FRAMES[1])])[0]) == positions(answers[1])
+    service.run([request(1, FRAMES[2], end=True)], [gone])
+    assert len(service.pool) == 1
+
+
 def test_modes_that_need_tiles_are_refused(service):
     (answer,) = service.run([request(1, FRAMES[0], start=True, MODE=np.array([1], np.int32))])
     assert isinstance(answer, InvalidInputError)
@@ -186,3 +202,20 @@ def test_a_vanished_clients_place_is_freed_without_another_request(model):
     finally:
         service.close()
     assert "autogaze-stream-reaper" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_streams_in_use_are_not_given_up_where_they_are_protected(clock):
+    streams = pool(clock, max_streams=2, ttl_seconds=60, protect_seconds=5)
+    streams.start(1)
+    clock.now = 3.0
+    streams.start(2)
+    with pytest.raises(
+        ServerUnavailableError, match=r"all 2 streams .* within 5 s.*AUTOGAZE_PROTECT_SECONDS"
+    ):
+        streams.start(3)
+    streams.use(1)
+    clock.now = 8.5
+    streams.start(3)  # the second is now the least recently used, and no longer protected
+    assert (len(streams), streams.evicted) == (2, 1)
+    with pytest.raises(StreamExpired):
+        streams.use(2)

@@ -67,6 +67,7 @@ class Request:
     gone: bool = False
     label: str = ""
     correlation: int = 0
+    microseconds: int = 0
     sent: list[Response] = field(default_factory=list)
 
     def inputs(self) -> list[Tensor]:
@@ -80,6 +81,9 @@ class Request:
 
     def is_cancelled(self) -> bool:
         return self.gone
+
+    def timeout(self) -> int:
+        return self.microseconds
 
     def get_response_sender(self) -> Any:
         request = self
@@ -100,15 +104,15 @@ def serve(pb_utils, requests, run):
     return triton.serve(pb_utils, requests, run, observer())
 
 
-def serve_as_finished(pb_utils, requests, submit):
-    triton.serve_as_finished(pb_utils, requests, submit, observer())
+def serve_as_finished(pb_utils, requests, take_in):
+    triton.serve_as_finished(pb_utils, requests, take_in, observer())
 
 
 def number(value: int) -> Request:
     return Request({"X": np.array([[value]])})
 
 
-def double(tensors):
+def double(tensors, caller):
     value = int(tensors["X"][0])
     if value < 0:
         raise InvalidInputError(f"X is {value}; it must be at least 0")
@@ -132,7 +136,7 @@ def double(tensors):
     ],
 )
 def test_every_exception_has_its_code(error, code):
-    def run(tensors):
+    def run(tensors, caller):
         raise error
 
     (response,) = serve(PbUtils, [number(1)], one_by_one(run))
@@ -163,7 +167,7 @@ def test_a_batch_dimension_other_than_one_is_refused_alone():
 
 
 def test_a_failure_of_the_whole_batch_answers_everyone():
-    def run(batch):
+    def run(batch, callers):
         raise RuntimeError("lost")
 
     responses = serve(PbUtils, [number(1), number(2)], run)
@@ -173,42 +177,57 @@ def test_a_failure_of_the_whole_batch_answers_everyone():
 def test_requests_are_answered_as_they_finish_and_in_any_order():
     requests = [number(1), Request({"X": np.array([[1], [2]])}), number(2), number(3)]
     waiting = []
-    serve_as_finished(PbUtils, requests, lambda tensors, answer, cancelled: waiting.append((tensors, answer)))
+    serve_as_finished(PbUtils, requests, waiting.extend)
     seen = []
     for position in (2, 0, 1):
-        tensors, answer = waiting[position]
-        answer({"Y": tensors["X"]})
+        waiting[position].answer({"Y": waiting[position].tensors["X"]})
         seen.append([len(request.sent) for request in requests])
     assert seen == [[0, 1, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
     assert [request.sent[0].error is None for request in requests] == [True, False, True, True]
     with pytest.raises(RuntimeError, match="answered twice"):
-        waiting[0][1]({"Y": np.zeros(1)})
+        waiting[0].answer({"Y": np.zeros(1)})
 
 
-def test_a_request_that_is_not_taken_gets_its_error_and_the_others_go_on():
-    requests = [number(1), number(2), number(3)]
+def test_a_request_whose_caller_has_gone_is_not_begun():
+    served = []
 
-    def submit(tensors, answer, cancelled):
-        if tensors["X"][0] == 2:
-            raise InvalidInputError("X is 2")
-        answer({"Y": tensors["X"]})
+    def run(tensors, caller):
+        served.append(int(tensors["X"][0]))
+        return {"Y": tensors["X"]}
 
-    serve_as_finished(PbUtils, requests, submit)
-    assert [len(request.sent) for request in requests] == [1, 1, 1]
-    assert [request.sent[0].error is not None for request in requests] == [False, True, False]
+    requests = [number(1), Request({"X": np.array([[2]])}, gone=True), number(3)]
+    answers = serve(PbUtils, requests, one_by_one(run))
+    assert served == [1, 3]
+    assert [answer.error.code if answer.error else None for answer in answers] == [None, "CANCELLED", None]
 
 
-def test_it_can_be_seen_which_callers_have_gone():
-    requests = [number(1), Request({"X": np.array([[2]])}, gone=True)]
-    gone = []
-
-    def submit(tensors, answer, cancelled):
-        gone.append(cancelled())
-        answer(RequestCancelledError("gone") if cancelled() else {"Y": tensors["X"]})
-
-    serve_as_finished(PbUtils, requests, submit)
-    assert gone == [False, True]
-    assert requests[1].sent[0].error.code == "CANCELLED"
+def test_callers_tell_whether_they_have_gone_and_how_long_they_wait():
+    requests = [
+        number(1),
+        Request({"X": np.array([[2]])}, gone=True),
+        Request({"X": np.array([[3]])}, microseconds=1),
+        Request({"X": np.array([[4]])}, microseconds=3_600_000_000),
+    ]
+    arrived = []
+    serve_as_finished(PbUtils, requests, arrived.extend)
+    assert [type(arrival.caller.lost()) for arrival in arrived] == [
+        type(None),
+        RequestCancelledError,
+        DeadlineExceededError,
+        type(None),
+    ]
+    for arrival in arrived:
+        error = arrival.caller.lost("after 1 of 2 frames")
+        arrival.answer({"Y": arrival.tensors["X"]} if error is None else error)
+    assert [request.sent[0].error.code if request.sent[0].error else None for request in requests] == [
+        None,
+        "CANCELLED",
+        "UNAVAILABLE",
+        None,
+    ]
+    assert (
+        "1e-06 s that the caller allowed were over after 1 of 2 frames" in requests[2].sent[0].error.message
+    )
 
 
 def arguments(tmp_path, **parameters) -> dict[str, str]:

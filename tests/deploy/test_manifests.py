@@ -40,6 +40,17 @@ def test_the_dockerfile():
     check(require_command("hadolint", "extra deploy"), DEPLOY / "Dockerfile")
 
 
+def test_no_image_runs_as_root():
+    files = sorted(DEPLOY.rglob("Dockerfile"))
+    assert len(files) == 2
+    for file in files:
+        lines = file.read_text().splitlines()
+        last_stage = max(index for index, line in enumerate(lines) if line.startswith("FROM "))
+        users = [line.split()[1] for line in lines[last_stage:] if line.startswith("USER ")]
+        assert users, f"{file} names no user"
+        assert users[-1].split(":")[0] not in ("root", "0")
+
+
 def test_the_entrypoint_is_posix_sh():
     check(require_command("shellcheck", "Debian package shellcheck"), "--shell=sh", DEPLOY / "entrypoint.sh")
 

@@ -169,7 +169,9 @@ class Trainer:
         """Goes on from what ``save`` wrote."""
 
         def read(name: str) -> dict[str, object]:
-            state: dict[str, object] = torch.load(folder / f"{name}.pt", map_location="cpu")
+            state: dict[str, object] = torch.load(
+                folder / f"{name}.pt", map_location="cpu", weights_only=True
+            )
             return state
 
         model = read("model")

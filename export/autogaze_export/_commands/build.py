@@ -27,6 +27,11 @@ class Command:
         parser.add_argument("--precision", default="exact", help="exact (default) or fast")
         parser.add_argument("--revision", help="branch, tag or commit of a hub id")
         parser.add_argument(
+            "--sha256",
+            metavar="HEX",
+            help="what the checkpoint's model.safetensors must have, else nothing is built",
+        )
+        parser.add_argument(
             "--graphs", help="folder that `autogaze export` wrote, for architectures not shipped"
         )
         plans = parser.add_argument_group("plans (engines tensorrt and tensorrt-rtx)")
@@ -67,6 +72,7 @@ class Command:
             engine=args.engine,
             precision=args.precision,
             revision=args.revision,
+            sha256=args.sha256,
             graphs=args.graphs,
             plans=_options(args),
         )

@@ -9,7 +9,7 @@ from autogaze_backend.triton import one_by_one, serve
 class TritonPythonModel:
     def initialize(self, args):
         self._observer = Observer.for_model(pb_utils, args, stage="decode")
-        self._run = one_by_one(decode_clip)
+        self._run = one_by_one(lambda tensors, caller: decode_clip(tensors))
 
     def execute(self, requests):
         return serve(pb_utils, requests, self._run, self._observer)

@@ -2,9 +2,9 @@
 
 import triton_python_backend_utils as pb_utils
 from autogaze_backend.canary import CanaryLimits
-from autogaze_backend.clip_service import ClipLimits, ClipService
+from autogaze_backend.clip_service import ClipService
 from autogaze_backend.engines import served_engine
-from autogaze_backend.limits import read_limits
+from autogaze_backend.limits import ClipLimits, IngestLimits, read_limits
 from autogaze_backend.model import GazeModel
 from autogaze_backend.observing import Observer
 from autogaze_backend.triton import find_bundle, model_parameters, serve_as_finished
@@ -16,11 +16,14 @@ class TritonPythonModel:
         parameters = model_parameters(args)
         model = self._observer.metered(GazeModel.load(find_bundle(args), **served_engine(parameters)))
         self._service = ClipService(
-            model, read_limits(ClipLimits, parameters), read_limits(CanaryLimits, parameters)
+            model,
+            read_limits(ClipLimits, parameters),
+            IngestLimits.from_parameters(parameters),
+            read_limits(CanaryLimits, parameters),
         )
 
     def execute(self, requests):
-        serve_as_finished(pb_utils, requests, self._service.submit, self._observer)
+        serve_as_finished(pb_utils, requests, self._service.take_in, self._observer)
 
     def is_ready(self):
         return self._service.is_ready()

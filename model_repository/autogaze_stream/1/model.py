@@ -3,14 +3,12 @@
 import triton_python_backend_utils as pb_utils
 from autogaze_backend.canary import CanaryLimits
 from autogaze_backend.engines import served_engine
-from autogaze_backend.ingest import IngestLimits
-from autogaze_backend.limits import read_limits
+from autogaze_backend.limits import IngestLimits, StreamLimits, read_limits
 from autogaze_backend.metering import count_streams
 from autogaze_backend.model import GazeModel
 from autogaze_backend.observing import Observer
-from autogaze_backend.stream_pool import StreamLimits
 from autogaze_backend.stream_service import StreamService
-from autogaze_backend.triton import find_bundle, model_parameters, serve
+from autogaze_backend.triton import find_bundle, model_parameters, sequence_bounds, serve
 
 
 class TritonPythonModel:
@@ -19,9 +17,11 @@ class TritonPythonModel:
         self._observer = Observer.for_model(pb_utils, args)
         model = self._observer.metered(GazeModel.load(find_bundle(args), **served_engine(parameters)))
         model.warm_up()
+        limits = read_limits(StreamLimits, parameters)
+        limits.check_sequences(*sequence_bounds(args))
         self._service = StreamService(
             model,
-            read_limits(StreamLimits, parameters),
+            limits,
             IngestLimits.from_parameters(parameters),
             read_limits(CanaryLimits, parameters),
         )

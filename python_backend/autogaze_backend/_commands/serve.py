@@ -13,8 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from autogaze_client._errors import InvalidInputError
+
 if TYPE_CHECKING:
-    from autogaze_backend.serving import SupervisionStatus
+    from autogaze_backend.serving import ServerTLS, SupervisionStatus
 
 _POLL_SECONDS = 0.2
 
@@ -48,7 +50,7 @@ class Command:
             "--host",
             default="127.0.0.1",
             metavar="ADDRESS",
-            help="IPv4 address to listen on; there is no authentication (default: %(default)s)",
+            help="IPv4 address to listen on; who may ask is up to --tls-... and --restrict (default: %(default)s)",
         )
         parser.add_argument(
             "--ready-timeout", type=float, default=120.0, metavar="SECONDS", help="default: %(default)s"
@@ -82,6 +84,21 @@ class Command:
             metavar="N",
             help="restarts within ten minutes, then it gives up; 0: the first fault ends it (default: %(default)s)",
         )
+        parser.add_argument("--tls-cert", type=Path, metavar="PEM", help="server certificate: gRPC over TLS")
+        parser.add_argument("--tls-key", type=Path, metavar="PEM", help="its private key")
+        parser.add_argument(
+            "--tls-ca",
+            type=Path,
+            metavar="PEM",
+            help="authority of the clients' certificates: only clients that have one are served (mutual TLS)",
+        )
+        parser.add_argument(
+            "--restrict",
+            action="append",
+            default=[],
+            metavar="PROTOCOL[,...]:HEADER=VALUE",
+            help="serve these protocols only to calls with this header; may be given several times",
+        )
         parser.add_argument("--verbose", action="store_true", help="verbose server log")
 
     def run(self, args: argparse.Namespace) -> int:
@@ -93,6 +110,7 @@ class Command:
         from autogaze_backend.engines import require_engine
         from autogaze_backend.logs import configure_logging
         from autogaze_backend.serving import (
+            RestrictedProtocols,
             SupervisedServer,
             SupervisionConfig,
             TritonServerConfig,
@@ -113,6 +131,8 @@ class Command:
             host=args.host,
             environment=environment,
             log_verbose=1 if args.verbose else 0,
+            tls=_tls(args),
+            restricted=tuple(RestrictedProtocols.parse(text) for text in args.restrict),
         )
         supervision = SupervisionConfig(
             port=args.supervisor_port,
@@ -134,8 +154,14 @@ class Command:
                 server.start()
                 _say(f"starting Triton with {config.model_repository}")
                 server.wait_until_ready(args.ready_timeout)
-                _say(f"ready: gRPC {server.url}, HTTP {server.http_url}, metrics {server.metrics_url}")
-                _say(f"try it: autogaze gaze video.mp4 --url {server.url}   stop it: Ctrl-C")
+                secure, http = ("", "") if config.tls is None else (" with TLS", " (health only)")
+                _say(
+                    f"ready: gRPC {server.url}{secure}, HTTP {server.http_url}{http}, metrics {server.metrics_url}"
+                )
+                if config.tls is None:
+                    _say(f"try it: autogaze gaze video.mp4 --url {server.url}   stop it: Ctrl-C")
+                else:
+                    _say("clients need tls=TLSConfig(...) (docs/operations.md)   stop it: Ctrl-C")
                 if server.status_url:
                     _say(f"readiness: {server.status_url}/ready")
                 while not server.wait(_POLL_SECONDS):
@@ -146,6 +172,21 @@ class Command:
                 return 0
             finally:
                 server.stop()
+
+
+def _tls(args: argparse.Namespace) -> ServerTLS | None:
+    from autogaze_backend.serving import ServerTLS
+
+    if args.tls_cert is None and args.tls_key is None and args.tls_ca is None:
+        return None
+    if args.tls_cert is None or args.tls_key is None:
+        given = [
+            f"--{name.replace('_', '-')}" for name in ("tls_cert", "tls_key", "tls_ca") if getattr(args, name)
+        ]
+        raise InvalidInputError(
+            f"{' and '.join(given)} alone is not TLS: pass --tls-cert and --tls-key, and --tls-ca for mutual TLS"
+        )
+    return ServerTLS(args.tls_cert, args.tls_key, args.tls_ca)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from autogaze_backend.serving.fetching import ensure_installation
 from autogaze_backend.serving.host import HostFacts, require_supported_host
 from autogaze_backend.serving.installation import TritonInstallation, cache_directory, find_installation
 from autogaze_backend.serving.repository import model_repository_path, require_bundle, require_bundles
+from autogaze_backend.serving.security import RestrictedProtocols, ServerTLS
 from autogaze_backend.serving.server import TritonServer
 from autogaze_backend.serving.supervision import SupervisedServer
 from autogaze_backend.serving.supervision_config import SupervisionConfig, SupervisionState, SupervisionStatus
@@ -21,8 +22,10 @@ from autogaze_backend.serving.supervision_config import SupervisionConfig, Super
 __all__ = [
     "HostFacts",
     "ModelControlMode",
+    "RestrictedProtocols",
     "ServerFetchError",
     "ServerStartError",
+    "ServerTLS",
     "SupervisedServer",
     "SupervisionConfig",
     "SupervisionState",

@@ -12,21 +12,36 @@ from autogaze_backend.serving.config import ModelControlMode, TritonServerConfig
 from autogaze_backend.serving.host import HostFacts
 from autogaze_backend.serving.installation import TritonInstallation
 from autogaze_backend.serving.ports import ServerPorts
+from autogaze_backend.serving.security import PROTOCOLS, RestrictedProtocols
 
-__all__ = ["server_command", "server_environment"]
+__all__ = ["PROBE_HEADER", "local_probe", "server_command", "server_environment"]
+
+PROBE_HEADER = "autogaze-probe"
 
 
 def server_command(
-    config: TritonServerConfig, installation: TritonInstallation, ports: ServerPorts, name: str
+    config: TritonServerConfig,
+    installation: TritonInstallation,
+    ports: ServerPorts,
+    name: str,
+    secret: str = "",
 ) -> list[str]:
-    """The arguments that start the server under ``name``, which also prefixes its shared memory regions."""
+    """The arguments that start the server.
+
+    Args:
+        config: how it is to run.
+        installation: what is run.
+        ports: that it listens on.
+        name: its id, which also prefixes its shared memory regions.
+        secret: opens what HTTP does not tell everyone, under TLS; unused otherwise.
+    """
     command = [
         str(installation.binary),
         f"--id={name}",
         f"--model-repository={config.model_repository}",
         f"--backend-directory={installation.backends()}",
         f"--cache-directory={installation.caches}",
-        f"--http-address={config.host}",
+        f"--http-address={config.http_host}",
         f"--http-port={ports.http}",
         f"--grpc-address={config.host}",
         f"--grpc-port={ports.grpc}",
@@ -42,7 +57,18 @@ def server_command(
         command += [f"--load-model={model}" for model in config.load_models]
     elif _is_configured(config.model_repository):
         command.append("--disable-auto-complete-config")
+    command += [restriction.grpc_flag() for restriction in config.restricted]
+    if config.tls is None:
+        command += [restriction.http_flag() for restriction in config.restricted]
+    else:
+        command += [*config.tls.flags(), local_probe(secret).http_flag()]
     return command + list(config.extra_args)
+
+
+def local_probe(secret: str) -> RestrictedProtocols:
+    """Under TLS: everything of the plain HTTP service but health is for the process that started the server."""
+    closed = tuple(name for name in PROTOCOLS if name != "health")
+    return RestrictedProtocols(closed, PROBE_HEADER, secret)
 
 
 def server_environment(

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from autogaze_client._errors import InvalidInputError, NotFoundError
 
+from autogaze_backend.serving.security import RestrictedProtocols, ServerTLS, check_restrictions
+
 __all__ = ["ModelControlMode", "TritonServerConfig"]
 
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -22,8 +24,15 @@ _OWNED_FLAGS = (
     "--exit-timeout-secs",
     "--grpc-address",
     "--grpc-port",
+    "--grpc-restricted-protocol",
+    "--grpc-root-cert",
+    "--grpc-server-cert",
+    "--grpc-server-key",
+    "--grpc-use-ssl",
+    "--grpc-use-ssl-mutual",
     "--http-address",
     "--http-port",
+    "--http-restricted-api",
     "--id",
     "--load-model",
     "--log-file",
@@ -60,12 +69,15 @@ class TritonServerConfig:
         grpc_port: Port for gRPC; 0 picks a free one.
         metrics_port: Port for Prometheus metrics; 0 picks a free one.
         host: IPv4 address to listen on, for all three. Only ``0.0.0.0`` or an address of this machine reaches
-            other machines; the server has no authentication.
+            other machines; without ``tls`` and ``restricted`` the server asks nobody who they are.
         environment: Variables for the server and its models, on top of this process's own.
         log_verbose: 0 for information, warnings and errors; 1 and above for more.
         exit_timeout: Seconds that requests in flight get to finish when the server stops.
         model_control_mode: Which models are loaded, and when.
         load_models: Models to load at the start, for ``EXPLICIT`` only.
+        tls: Certificates of the gRPC service; None = plain connections. Triton's HTTP service knows no TLS, so
+            with this it listens on this machine's loopback address only, and tells its health alone.
+        restricted: Protocols that need a header.
         extra_args: Further flags of ``tritonserver``, passed as they are.
 
     Raises:
@@ -83,6 +95,8 @@ class TritonServerConfig:
     exit_timeout: float = 10.0
     model_control_mode: ModelControlMode = ModelControlMode.NONE
     load_models: tuple[str, ...] = ()
+    tls: ServerTLS | None = None
+    restricted: tuple[RestrictedProtocols, ...] = ()
     extra_args: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -105,11 +119,17 @@ class TritonServerConfig:
                 f"load_models is {self.load_models}, but {self.model_control_mode.value!r} loads every model"
                 ": leave it empty, or choose ModelControlMode.EXPLICIT"
             )
+        check_restrictions(self.restricted)
         for name in self.environment:
             if not _VARIABLE_NAME.fullmatch(name):
                 raise InvalidInputError(f"environment names {name!r}: use letters, digits and underscores")
         for argument in self.extra_args:
             self._check_extra(argument)
+
+    @property
+    def http_host(self) -> str:
+        """Where HTTP listens."""
+        return self.host if self.tls is None else "127.0.0.1"
 
     def _check_ports(self) -> None:
         ports = {"http_port": self.http_port, "grpc_port": self.grpc_port, "metrics_port": self.metrics_port}

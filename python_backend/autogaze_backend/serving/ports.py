@@ -38,15 +38,19 @@ def choose_ports(config: TritonServerConfig) -> ServerPorts:
     Raises:
         ServerStartError: A configured port is taken.
     """
-    wanted = (("http", config.http_port), ("grpc", config.grpc_port), ("metrics", config.metrics_port))
+    wanted = (
+        ("http", config.http_host, config.http_port),
+        ("grpc", config.host, config.grpc_port),
+        ("metrics", config.host, config.metrics_port),
+    )
     sockets: list[socket.socket] = []
     try:
-        for name, port in wanted:
+        for name, host, port in wanted:
             try:
-                sockets.append(_bound(config.host, port))
+                sockets.append(_bound(host, port))
             except OSError as error:
                 raise ServerStartError(
-                    f"{name} port {port} on {config.host} cannot be used ({error.strerror}): stop what "
+                    f"{name} port {port} on {host} cannot be used ({error.strerror}): stop what "
                     f"listens there, or choose another with --{name}-port ({name}_port), 0 for a free one"
                 ) from error
         return ServerPorts(*_numbers(sockets))

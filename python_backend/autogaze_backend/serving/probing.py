@@ -1,4 +1,4 @@
-"""Asks a running server whether it is ready, and by a canary whether it does its work."""
+"""Asks a running server by a canary whether it does its work."""
 
 from __future__ import annotations
 
@@ -12,41 +12,14 @@ from autogaze_client._errors import ServerUnavailableError
 
 from autogaze_backend.requests import Knobs
 
-__all__ = ["ReadinessProbe", "ServerCanary"]
+__all__ = ["ServerCanary"]
 
 CLIP_MODEL = "autogaze_generate"
 STREAM_MODEL = "autogaze_stream"
 # Of a server on this machine that lives.
 _CONTROL_SECONDS = 2.0
 # Triton's words for a queue that is full or too slow, which is load and no fault.
-_OVERLOAD = ("Exceeds maximum queue size", "timeout expired")
-
-
-class ReadinessProbe:
-    """Asks one server over gRPC whether it is ready, and whether it is the one that was started.
-
-    Args:
-        url: its gRPC address.
-        name: its Triton server id.
-    """
-
-    def __init__(self, url: str, name: str) -> None:
-        self._errors: Any = importlib.import_module("tritonclient.utils")
-        self._name = name
-        self._client = local_client(url)
-
-    def is_ready(self) -> bool:
-        """Whether every model is loaded; of Triton 26.04 and newer also whether the models say so."""
-        try:
-            if not self._client.is_server_ready(client_timeout=1.0):
-                return False
-            return bool(self._client.get_server_metadata(client_timeout=1.0).name == self._name)
-        except self._errors.InferenceServerException:
-            return False
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._client.close()
+_OVERLOAD = ("Exceeds maximum queue size", "timeout expired", "for one of")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from types import TracebackType
 from autogaze_client._errors import DeadlineExceededError, InvalidInputError
 
 from autogaze_backend.serving import _guard
-from autogaze_backend.serving.command import server_command, server_environment
+from autogaze_backend.serving.command import PROBE_HEADER, server_command, server_environment
 from autogaze_backend.serving.config import TritonServerConfig
 from autogaze_backend.serving.errors import ServerStartError
 from autogaze_backend.serving.fetching import ensure_installation
@@ -24,7 +24,7 @@ from autogaze_backend.serving.host import require_supported_host
 from autogaze_backend.serving.installation import TritonInstallation
 from autogaze_backend.serving.logs import LogPump, explain_failure, log_to_logger
 from autogaze_backend.serving.ports import ServerPorts, choose_ports
-from autogaze_backend.serving.probing import ReadinessProbe
+from autogaze_backend.serving.probes import GrpcProbe, HttpProbe, ReadinessProbe
 from autogaze_backend.serving.processes import ServerProcess, children_of, stubs_of
 from autogaze_backend.serving.stopping import IdleStreams
 
@@ -70,7 +70,7 @@ class TritonServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._pump: LogPump | None = None
         self._ports: ServerPorts | None = None
-        self._name = ""
+        self._name = self._secret = ""
 
     def __enter__(self) -> TritonServer:
         """Starts the server; does not wait until it is ready."""
@@ -102,7 +102,7 @@ class TritonServer:
     @property
     def reachable_host(self) -> str:
         """The address at which this machine reaches it."""
-        return "127.0.0.1" if self.config.host == "0.0.0.0" else self.config.host
+        return self._reachable(self.config.host)
 
     @property
     def url(self) -> str:
@@ -112,7 +112,7 @@ class TritonServer:
     @property
     def http_url(self) -> str:
         """Where HTTP clients find it, ``host:port`` as ``tritonclient.http`` takes it."""
-        return f"{self.reachable_host}:{self.ports.http}"
+        return f"{self._reachable(self.config.http_host)}:{self.ports.http}"
 
     @property
     def metrics_url(self) -> str:
@@ -140,10 +140,11 @@ class TritonServer:
         installation = self._installation or ensure_installation()
         ports = choose_ports(self.config)
         name = f"autogaze-{os.getpid()}-{secrets.token_hex(4)}"
+        secret = secrets.token_hex(16)
         grace = self.config.exit_timeout + _FORCE_AFTER_SECONDS
         guard = [sys.executable, "-I", "-S", str(Path(_guard.__file__)), str(os.getpid()), str(grace), name]
         self._process = subprocess.Popen(
-            guard + server_command(self.config, installation, ports, name),
+            guard + server_command(self.config, installation, ports, name, secret),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -153,7 +154,7 @@ class TritonServer:
         )
         assert self._process.stdout is not None
         self._pump = LogPump(self._process.stdout, self._on_log)
-        self._ports, self._name = ports, name
+        self._ports, self._name, self._secret = ports, name, secret
 
     def poll(self) -> int | None:
         """The exit status of a server that has ended (128 + signal if killed), None while it runs.
@@ -260,7 +261,7 @@ class TritonServer:
 
     def _becomes_ready(self, deadline: float) -> bool:
         """True when ready, False when the server has ended."""
-        probe = ReadinessProbe(self.url, self._name)
+        probe = self.readiness_probe()
         try:
             while self.poll() is None:
                 if probe.is_ready():
@@ -276,6 +277,14 @@ class TritonServer:
             probe.close()
         return False
 
+    def readiness_probe(self) -> ReadinessProbe:
+        """What asks this server whether it is ready; to be closed."""
+        if self.config.tls is not None:
+            # No client's certificate is at hand, and HTTP of this machine needs none.
+            return HttpProbe(self.http_url, self._name, {PROBE_HEADER: self._secret})
+        headers = {restriction.grpc_header: restriction.value for restriction in self.config.restricted}
+        return GrpcProbe(self.url, self._name, headers)
+
     def _lost_a_free_port(self) -> bool:
         if self.config.http_port and self.config.grpc_port and self.config.metrics_port:
             return False
@@ -283,3 +292,7 @@ class TritonServer:
             self._pump.join(timeout=5.0)
         text = "\n".join(self.log_lines).lower()
         return any(sign in text for sign in _PORT_TAKEN)
+
+    @staticmethod
+    def _reachable(host: str) -> str:
+        return "127.0.0.1" if host == "0.0.0.0" else host

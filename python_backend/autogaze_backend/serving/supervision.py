@@ -20,7 +20,7 @@ from autogaze_client._errors import (
 from autogaze_backend.serving.config import ModelControlMode, TritonServerConfig
 from autogaze_backend.serving.errors import ServerStartError
 from autogaze_backend.serving.installation import TritonInstallation
-from autogaze_backend.serving.probing import ReadinessProbe, ServerCanary
+from autogaze_backend.serving.probing import ServerCanary
 from autogaze_backend.serving.processes import ServerProcess
 from autogaze_backend.serving.server import TritonServer
 from autogaze_backend.serving.status_page import StatusPage
@@ -269,7 +269,7 @@ class SupervisedServer:
             server.start()
             self._server = server
         deadline = time.monotonic() + self._supervision.ready_timeout
-        probe = ReadinessProbe(server.url, server.name)
+        probe = server.readiness_probe()
         try:
             while not probe.is_ready():
                 if self._stopping.wait(_POLL_SECONDS):

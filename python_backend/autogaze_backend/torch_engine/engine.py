@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from autogaze_client._errors import InvalidInputError, ServerUnavailableError
+from autogaze_client._errors import ServerUnavailableError
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import Tensor
@@ -18,7 +16,7 @@ from torch import Tensor
 from autogaze_backend.bundle import Bundle
 from autogaze_backend.engine import Floats, GroupResult, Integers, Limits
 from autogaze_backend.generation import FrameLimits, FrameTokens
-from autogaze_backend.resident import frame_positions, groups_of
+from autogaze_backend.resident import groups_of
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.torch_engine.device_queue import DeviceQueue, Ticket
 from autogaze_backend.torch_engine.encoder import Convolution, encode

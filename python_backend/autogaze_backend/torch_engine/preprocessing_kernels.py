@@ -54,10 +54,10 @@ def resize_pass_kernel(
     out_width,
     out_places,
     taps,
-    PRECISION: tl.constexpr,  # noqa: N803  a compile-time constant
-    VERTICAL: tl.constexpr,  # noqa: N803
-    NORMALISE: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    PRECISION: tl.constexpr,
+    VERTICAL: tl.constexpr,
+    NORMALISE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ) -> None:
     """One pass of Pillow's resize: bytes of any layout to planar bytes ``[T, 3, h, w]``, or to normalised floats."""
     blocks = tl.cdiv(pixels, BLOCK)
@@ -128,10 +128,10 @@ def cut_kernel(
     frame_count,
     first_tile,
     tile_columns,
-    SIDE: tl.constexpr,  # noqa: N803
-    ROW_TAPS: tl.constexpr,  # noqa: N803
-    COLUMN_TAPS: tl.constexpr,  # noqa: N803
-    BLOCK: tl.constexpr,  # noqa: N803
+    SIDE: tl.constexpr,
+    ROW_TAPS: tl.constexpr,
+    COLUMN_TAPS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ) -> None:
     """Bytes of any layout to normalised tiles ``[tiles, T, 3, SIDE, SIDE]``, resized by taps where there are any.
 
