@@ -23,6 +23,7 @@ from autogaze_backend.model import GazeModel
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import Frames, check_frames, resize_to_input
 from autogaze_backend.requests import Knobs
+from autogaze_backend.resident import is_resident
 from autogaze_backend.scheduling import Row
 from autogaze_backend.tiling import TileLayout
 
@@ -104,8 +105,20 @@ def _tiled_clip(
     check_tiles(layout.count)
     config = model.bundle.preprocessing
 
+    def cut(start: int, stop: int) -> Any:
+        preprocessing = model.engine.preprocessing  # type: ignore[attr-defined]
+        return preprocessing.tiles(preprocessing.upload(frames[start:stop]), layout)
+
+    tiles = TileWindows(cut)
+
     def row_of(tile: int) -> Row:
-        return Row(len(frames), lambda start, stop: layout.tile(frames[start:stop], tile, config), budget)
+        def window(start: int, stop: int) -> Any:
+            # On a device the frames are copied there once for all tiles; a host makes one tile at a time.
+            if is_resident(model.engine):
+                return tiles(start, stop)[tile]
+            return layout.tile(frames[start:stop], tile, config)
+
+        return Row(len(frames), window, budget)
 
     rows = tuple(row_of(tile) for tile in range(layout.count))
     return PreparedClip(rows, lambda tokens: assemble(model.spec, tokens))
@@ -114,13 +127,13 @@ def _tiled_clip(
 class TileWindows:
     """Remembers the last window, which every tile of a clip asks for in turn."""
 
-    def __init__(self, cut: Callable[[int, int], Floats]) -> None:
+    def __init__(self, cut: Callable[[int, int], Any]) -> None:
         self._cut = cut
         self._range: tuple[int, int] | None = None
-        self._tiles: Floats | None = None
+        self._tiles: Any = None
 
-    def __call__(self, start: int, stop: int) -> Floats:
-        """The tiles of a range of frames, float32 ``[tiles, t, 3, h, w]``."""
+    def __call__(self, start: int, stop: int) -> Any:
+        """The tiles of a range of frames, float32 ``[tiles, t, 3, h, w]``, on the device that made them."""
         if self._tiles is None or self._range != (start, stop):
             self._range, self._tiles = (start, stop), self._cut(start, stop)
         return self._tiles

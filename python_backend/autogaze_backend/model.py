@@ -24,7 +24,7 @@ from autogaze_backend.generation import FrameTokens
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import check_frames, normalise, preprocess, resize_exact, resize_to_input
 from autogaze_backend.requests import Knobs
-from autogaze_backend.resident import scheduler_for
+from autogaze_backend.resident import is_resident, scheduler_for
 from autogaze_backend.scheduling import Row, RowJob, cancelled_error
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.streaming import DEFAULT_HORIZON, GazeStream, step_frames
@@ -81,6 +81,13 @@ class GazeModel:
     def preprocess(self, frames: NDArray[np.uint8]) -> Floats:
         """uint8 ``[T, H, W, 3 or 4]`` to the model input of the resize mode, float32 ``[T, 3, side, side]``."""
         return preprocess(frames, self.bundle.preprocessing, self.spec.input_size)
+
+    def stream_input(self, frames: NDArray[np.uint8]) -> NDArray[Any]:
+        """What the engine takes for uint8 ``[T, H, W, 3 or 4]`` in the resize mode.
+
+        The bytes themselves where it preprocesses on its device; else what ``preprocess`` gives.
+        """
+        return check_frames(frames) if is_resident(self.engine) else self.preprocess(frames)
 
     def preprocess_exact(self, frames: NDArray[np.uint8], size: int) -> Floats:
         """uint8 ``[T, H, W, 3 or 4]`` to float32 ``[T, 3, size, size]``, aspect ignored, as for target scales."""
