@@ -76,16 +76,21 @@ def prepare_clip(
         return _tiled_clip(model, frames, budget, knobs, check_tiles)
     target = resolve_target_scales(spec, knobs.target_scales, knobs.target_patch_size)
     if target is None:
-        row = Row(len(frames), lambda start, stop: model.preprocess(frames[start:stop]), budget)
+        row = Row(len(frames), lambda start, stop: model.stream_input(frames[start:stop]), budget)
         return PreparedClip((row,), lambda tokens: assemble(spec, tokens))
-    check_tiles(target.tiles**2)
-    tiles = TileWindows(
-        lambda start, stop: target.cut(model.preprocess_exact(frames[start:stop], target.size)[None])
-    )
+
+    def cut(start: int, stop: int) -> Any:
+        if is_resident(model.engine):
+            preprocessing = model.engine.preprocessing
+            return preprocessing.target_tiles(preprocessing.upload(frames[start:stop]), target)
+        return target.cut(model.preprocess_exact(frames[start:stop], target.size)[None])
+
+    tiles = TileWindows(cut)
 
     def row_of(tile: int) -> Row:
-        def window(start: int, stop: int) -> Floats:
-            return resize_to_input(tiles(start, stop)[tile], spec.input_size)
+        def window(start: int, stop: int) -> Any:
+            made = tiles(start, stop)[tile]
+            return made if is_resident(model.engine) else resize_to_input(made, spec.input_size)
 
         return Row(len(frames), window, budget)
 
