@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from autogaze_backend.adaptation import resolve_target_scales
 from autogaze_backend.budgets import Budget, resolve_budget
-from autogaze_backend.engine import Floats
 from autogaze_backend.generation import FrameTokens
 from autogaze_backend.model import GazeModel
 from autogaze_backend.outputs import assemble
