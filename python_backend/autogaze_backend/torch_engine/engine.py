@@ -493,7 +493,7 @@ class TorchEngine:
         """Captures every graph; each is run once before, which compiles its kernels."""
         pool = torch.cuda.graph_pool_handle()
         self._ops.compile(self._row_buckets())
-        self.preprocessing.warm_up()
+        self.preprocessing.warm_up((torch.float32,))
         # No row is real while graphs are captured: what they do leaves no trace.
         self._work.inputs.zero_()
         for phase in ("prefill", "step"):

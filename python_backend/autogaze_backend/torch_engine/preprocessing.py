@@ -233,22 +233,27 @@ class DevicePreprocessing:
         self._run(self._ops.cut, resized, rows, columns, self._levels, start, out)
         return out
 
-    def warm_up(self) -> None:
-        """Compiles every kernel, for both types, so that no request waits for that."""
+    def warm_up(self, dtypes: Sequence[Any] = ()) -> None:
+        """Compiles every kernel, so that no request waits for that.
+
+        Args:
+            dtypes: of the results that will be asked for; empty for both.
+        """
         torch, side = self._torch, self.input_size
+        dtypes = dtypes or (torch.float32, torch.float16)
         frames = torch.zeros((1, side + 1, side + 1, 3), dtype=torch.uint8, device=self.device)
         one = self._identity
         cubic = self._tables.square_axis(side + 1, side, self.device)
         grid = TileLayout(AutoGazeInferenceMode.TILED_RESIZE_TO_GRID, side + 1, side + 1, side)
         axes = [(one, one), (one, cubic), (cubic, one), (cubic, cubic), self._axes(grid)]
-        for dtype in (torch.float32, torch.float16):
+        for dtype in dtypes:
             out = torch.empty((1, 1, 3, side, side), dtype=dtype, device=self.device)
             for rows, columns in axes:
                 self._run(self._ops.cut, frames, rows, columns, self._levels, 0, out)
         for vertical in (False, True):
             table = self._tables.PassTable.of(resize_pass(side + 1, side), vertical, self.device)
             shape = (1, 3, side, side + 1) if vertical else (1, 3, side + 1, side)
-            for dtype in (torch.uint8, torch.float32, torch.float16):
+            for dtype in (torch.uint8, *dtypes):
                 out = torch.empty(shape, dtype=dtype, device=self.device)
                 self._run(self._ops.resize_pass, frames, table, self._levels_for(out), out)
 
