@@ -27,12 +27,12 @@ def slots(generated: AutoGazeGenerateOutput) -> list[int]:
 
 
 def is_empty(engine) -> bool:
-    """Whether no slot and no page of the engine is taken, by its public names."""
+    """Whether no slot and no page of the engine is in use."""
     taken = [engine.open_slot() for _ in range(engine.max_slots)]
     for slot in taken[1:]:
         engine.close_slot(slot)
     engine.close_slot(taken[0])
-    return engine.can_hold(pool_positions(engine))
+    return pool_positions(engine) == 64 * engine._sizes.pages
 
 
 def pool_positions(engine) -> int:
