@@ -19,6 +19,7 @@ help:
 	@echo "             (VIDEO=file CHECKPOINT=folder-or-hub-id FRAMES=$(FRAMES) OUT=$(OUT))"
 	@echo "make test    the test suite, against the real server"
 	@echo "make test-faults  what breaks on purpose: killed processes, full disks, jumping clocks (some minutes)"
+	@echo "make test-long    what takes minutes: ten thousand frames of a stream, kernels compiled"
 	@echo "make test-deploy  deploy/: linters, several servers behind nginx and Envoy, the entrypoint (2 minutes)"
 	@echo "make test-tensorrt  golden clips on TensorRT plans for this machine's GPU"
 	@echo "make check   lint, format and type checks"
@@ -63,6 +64,11 @@ test: setup
 # Debian's faketime makes the clock jump; without it, or where private mounts are not allowed, tests are skipped.
 test-faults: setup
 	$(BIN)/python -m pytest tests/faults -m 'faults or not faults' $(PYTEST_ARGS)
+
+# What takes minutes: ten thousand frames of a stream, every kernel compiled for GPUs.
+.PHONY: test-long
+test-long: setup
+	$(BIN)/python -m pytest -m 'long' $(PYTEST_ARGS)
 
 # Needs Debian's nginx, shellcheck, prometheus and docker-compose; what is missing is skipped, with a reason.
 $(VENV)/.deploy: $(VENV)/.dev

@@ -223,9 +223,13 @@ def _check_tensorrt(environment: Environment) -> Check:
 def _check_torch(environment: Environment) -> Check:
     version = environment.packages.get("torch")
     if version is None:
-        return Check("torch", Status.ABSENT, "not installed: only re-tracing the graphs needs it")
+        return Check(
+            "torch", Status.ABSENT, "not installed: the engine torch and re-tracing the graphs need it"
+        )
     built = f"built for CUDA {environment.torch_cuda}" if environment.torch_cuda else "built without CUDA"
-    return Check("torch", Status.OK, f"{version}, {built}; only re-tracing the graphs needs it")
+    return Check(
+        "torch", Status.OK, f"{version}, {built}; for the engine torch and for re-tracing the graphs"
+    )
 
 
 def _check_optional(environment: Environment, name: str, extra: str) -> Check:

@@ -74,6 +74,9 @@ class ResidentEngine(Engine, Protocol):
     def reserve(self, slot: int, end: int) -> None:
         """Sees to it that the slot can hold tokens up to position ``end`` of its stream's cache."""
 
+    def forget(self, slot: int, first: int) -> None:
+        """Takes back the memory of the slot's positions before ``first``, which have left its cache."""
+
     def encode_frames(self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_]) -> None:
         """Encodes a window of frames of each slot, T the same; ``fresh`` starts a stream.
 

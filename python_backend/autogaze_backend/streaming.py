@@ -95,6 +95,11 @@ class FrameSpans:
         """Frames in the cache."""
         return len(self._spans)
 
+    @property
+    def first(self) -> int:
+        """Position of the oldest token in the cache."""
+        return self.end - sum(self._spans)
+
     def drop_oldest(self) -> int:
         """Takes frames out until another one fits the horizon; the positions that they held."""
         dropped = 0
@@ -327,9 +332,11 @@ def _step_resident(
         frame if frame.dtype == np.uint8 else resize_to_input(frame, spec.input_size) for _, frame, _ in items
     ]
     try:
+        dropped = [window.drop_oldest() for window in windows]
+        for item, window in zip(progress, windows, strict=True):
+            engine.forget(item.row.slot, window.first)
         for item, window, limit in zip(progress, windows, limits, strict=True):
             engine.reserve(item.row.slot, window.end + frame_positions(spec, limit.max_tokens))
-        dropped = [window.drop_oldest() for window in windows]
         results = engine.run_frames(
             np.array([item.row.slot for item in progress]),
             frames,

@@ -44,6 +44,9 @@ def test_config_pbtxt_names_every_limit_of_its_model_with_the_default(model):
         for field in fields(kind)
         if field.name not in NOT_ASKED[model]
     }
+    # Which engine runs is no limit.
+    engine = {name: found.pop(name) for name in ("engine", "device") if name in found}
+    assert engine == ({} if model == "autogaze_ingest" else {"engine": "auto", "device": "auto"})
     assert {name: float(value) for name, value in found.items()} == defaults
 
 

@@ -80,6 +80,7 @@ def resident_bytes() -> int:
     return pages * 4096
 
 
+@pytest.mark.long
 def test_ten_thousand_frames_hold_memory_flat_and_lose_no_precision(model):
     """Positions pass two million; a key's rotation depends on its distance, which float32 angles would lose.
 

@@ -28,7 +28,8 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.fixture(scope="session")
+# Of a module: while playwright runs, no test of asyncio can start a loop of its own.
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A headless Chromium with a profile of its own."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; make setup")

@@ -170,6 +170,10 @@ class TorchEngine:
         """See ``ResidentEngine.reserve``."""
         self._table.reserve(slot, end)
 
+    def forget(self, slot: int, first: int) -> None:
+        """See ``ResidentEngine.forget``; calls take effect in order, so who gets the pages writes to them later."""
+        self._table.advance(slot, first)
+
     def encode_frames(self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_]) -> None:
         """See ``ResidentEngine.encode_frames``; frames are arrays, or tensors, on the device or not.
 

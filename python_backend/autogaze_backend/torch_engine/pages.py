@@ -62,9 +62,15 @@ class PageTable:
         if missing <= 0:
             return
         if wanted - self._first[slot] > self.table.shape[1]:
+            # Where the pool is the bound, more memory helps too.
+            memory = (
+                ", or give the engine more memory (AUTOGAZE_CACHE_GIB)"
+                if self.table.shape[1] == self._total
+                else ""
+            )
             raise ServerUnavailableError(
                 f"a row needs {(wanted - self._first[slot]) * PAGE} cached positions, more than the "
-                f"{self.slot_positions} of one slot; send shorter clips or a smaller budget"
+                f"{self.slot_positions} of one slot; send shorter clips or a smaller budget{memory}"
             )
         if missing > len(self._free):
             raise ServerUnavailableError(
