@@ -40,7 +40,7 @@ def load(
                 ]
             }
         with torch.inference_mode():
-            answer = model({"video": torch.from_numpy(video).to(device)}, generate_only=True, **knobs)
+            answer = model({"video": torch.as_tensor(video, device=device)}, generate_only=True, **knobs)
             if device != "cpu":
                 torch.cuda.synchronize()
             return answer

@@ -144,6 +144,22 @@ class Context:
             checkpoint.write_checkpoint(folder, layout=weights)
         return folder
 
+    def placed(self, frames: NDArray[np.float32]) -> Any:
+        """Frames as a tensor on the GPU; without one, as they are."""
+        if not self.on_gpu:
+            return frames
+        import torch
+
+        return torch.from_numpy(frames).to(self.settings.device)
+
+    def stacked(self, clips: list[Any]) -> Any:
+        """A batch of what ``placed`` gave."""
+        if not self.on_gpu:
+            return np.stack(clips)
+        import torch
+
+        return torch.stack(clips)
+
     def bundle(self, precision: str, weights: str = "release") -> Path:
         """The bundle of a checkpoint, built once a run."""
         folder = self.settings.folder / f"{weights}-{self.settings.engine}-{precision}"

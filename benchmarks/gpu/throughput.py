@@ -36,7 +36,8 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
             "GFLOP": floor.operations / 1e9,
             "calls": floor.prefills + floor.steps,
         }
-    floats = list(random_clips(min(_DISTINCT, max(context.sizes.batches)), context.sizes.frames))
+    count = min(_DISTINCT, max(context.sizes.batches))
+    floats = [context.placed(clip) for clip in random_clips(count, context.sizes.frames)]
     pixels = [random_pixels(context.sizes.frames, 1000 + index) for index in range(len(floats))]
     published_time = 0.25 * context.left() if context.settings.published is not None else 0.0
     best: dict[str, float] = {}
@@ -68,7 +69,7 @@ def _best(context: Context, model: GazeModel, precision: str, rate: float, peak:
     }
 
 
-def run_rows(model: GazeModel, floats: list[NDArray[np.float32]], count: int, schedule: list[int]) -> None:
+def run_rows(model: GazeModel, floats: list[Any], count: int, schedule: list[int]) -> None:
     """That many clips through ``generate_rows``, all at once."""
     budget = resolve_budget(model.spec, len(schedule), max_gaze_tokens_each_frame=schedule)
     rows = [model.row(clip, budget) for clip in batch_of(floats, count)]
@@ -87,16 +88,14 @@ def _frames(model: GazeModel, pixels: list[NDArray[np.uint8]], count: int, sched
             raise answer
 
 
-def _published(
-    context: Context, floats: list[NDArray[np.float32]], schedule: list[int]
-) -> Iterator[dict[str, Any]]:
+def _published(context: Context, floats: list[Any], schedule: list[int]) -> Iterator[dict[str, Any]]:
     published = context.published
     if published is None:
         return
     for count in context.sizes.published_batches:
         if context.cut(f"published model, {count} clips"):
             continue
-        videos = np.stack(batch_of(floats, count))
+        videos = context.stacked(batch_of(floats, count))
         seconds = _median(lambda videos=videos: published(videos, {"max_gaze_tokens_each_frame": schedule}))
         yield {
             "what": "published",

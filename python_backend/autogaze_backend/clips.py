@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from autogaze_backend.adaptation import resolve_target_scales
 from autogaze_backend.budgets import Budget, resolve_budget
-from autogaze_backend.engine import Floats
 from autogaze_backend.generation import FrameTokens
 from autogaze_backend.model import GazeModel
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import Frames, check_frames, resize_to_input
 from autogaze_backend.requests import Knobs
+from autogaze_backend.resident import is_resident
 from autogaze_backend.scheduling import Row
 from autogaze_backend.tiling import TileLayout
 
@@ -75,16 +75,21 @@ def prepare_clip(
         return _tiled_clip(model, frames, budget, knobs, check_tiles)
     target = resolve_target_scales(spec, knobs.target_scales, knobs.target_patch_size)
     if target is None:
-        row = Row(len(frames), lambda start, stop: model.preprocess(frames[start:stop]), budget)
+        row = Row(len(frames), lambda start, stop: model.stream_input(frames[start:stop]), budget)
         return PreparedClip((row,), lambda tokens: assemble(spec, tokens))
-    check_tiles(target.tiles**2)
-    tiles = TileWindows(
-        lambda start, stop: target.cut(model.preprocess_exact(frames[start:stop], target.size)[None])
-    )
+
+    def cut(start: int, stop: int) -> Any:
+        if is_resident(model.engine):
+            preprocessing = model.engine.preprocessing
+            return preprocessing.target_tiles(preprocessing.upload(frames[start:stop]), target)
+        return target.cut(model.preprocess_exact(frames[start:stop], target.size)[None])
+
+    tiles = TileWindows(cut)
 
     def row_of(tile: int) -> Row:
-        def window(start: int, stop: int) -> Floats:
-            return resize_to_input(tiles(start, stop)[tile], spec.input_size)
+        def window(start: int, stop: int) -> Any:
+            made = tiles(start, stop)[tile]
+            return made if is_resident(model.engine) else resize_to_input(made, spec.input_size)
 
         return Row(len(frames), window, budget)
 
@@ -104,8 +109,20 @@ def _tiled_clip(
     check_tiles(layout.count)
     config = model.bundle.preprocessing
 
+    def cut(start: int, stop: int) -> Any:
+        preprocessing = model.engine.preprocessing  # type: ignore[attr-defined]
+        return preprocessing.tiles(preprocessing.upload(frames[start:stop]), layout)
+
+    tiles = TileWindows(cut)
+
     def row_of(tile: int) -> Row:
-        return Row(len(frames), lambda start, stop: layout.tile(frames[start:stop], tile, config), budget)
+        def window(start: int, stop: int) -> Any:
+            # On a device the frames are copied there once for all tiles; a host makes one tile at a time.
+            if is_resident(model.engine):
+                return tiles(start, stop)[tile]
+            return layout.tile(frames[start:stop], tile, config)
+
+        return Row(len(frames), window, budget)
 
     rows = tuple(row_of(tile) for tile in range(layout.count))
     return PreparedClip(rows, lambda tokens: assemble(model.spec, tokens))
@@ -114,13 +131,13 @@ def _tiled_clip(
 class TileWindows:
     """Remembers the last window, which every tile of a clip asks for in turn."""
 
-    def __init__(self, cut: Callable[[int, int], Floats]) -> None:
+    def __init__(self, cut: Callable[[int, int], Any]) -> None:
         self._cut = cut
         self._range: tuple[int, int] | None = None
-        self._tiles: Floats | None = None
+        self._tiles: Any = None
 
-    def __call__(self, start: int, stop: int) -> Floats:
-        """The tiles of a range of frames, float32 ``[tiles, t, 3, h, w]``."""
+    def __call__(self, start: int, stop: int) -> Any:
+        """The tiles of a range of frames, float32 ``[tiles, t, 3, h, w]``, on the device that made them."""
         if self._tiles is None or self._range != (start, stop):
             self._range, self._tiles = (start, stop), self._cut(start, stop)
         return self._tiles

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autogaze_backend.engine import Engine, Floats, GroupResult, Integers, Limits
+from autogaze_backend.generation import FrameLimits, FrameTokens
 from autogaze_backend.metrics import Meters
 from autogaze_backend.model import GazeModel
+from autogaze_backend.resident import is_resident
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.stream_pool import StreamPool
 
@@ -24,7 +27,9 @@ class MeteredModel(GazeModel):
     """
 
     def __init__(self, model: GazeModel, meters: Meters) -> None:
-        super().__init__(model.bundle, MeteredEngine(model.engine, meters), model.info)
+        engine = model.engine
+        metered = MeteredResidentEngine if is_resident(engine) else MeteredEngine
+        super().__init__(model.bundle, metered(engine, meters), model.info)
         self._meters = meters
         if model.info is not None:
             meters.set("autogaze_engine_info", 1, **model.info.labels)
@@ -133,6 +138,49 @@ class MeteredEngine:
     def _count(self, phase: str, rows: int) -> None:
         self._meters.add("autogaze_steps_total", phase=phase)
         self._meters.observe("autogaze_batch_rows", rows, phase=phase)
+
+
+class MeteredResidentEngine(MeteredEngine):
+    """An engine that keeps rows on its device: its calls are counted as they are enqueued.
+
+    Stage milliseconds are the host's, so they are small while the device is ahead of nothing; ``frame`` is the whole
+    of a frame of streams, which is waited for.
+    """
+
+    def encode_frames(self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_]) -> None:
+        """As ``ResidentEngine.encode_frames``, stage and phase ``encode``."""
+        with self._meters.stage("encode"):
+            self._engine.encode_frames(slots, frames, fresh)  # type: ignore[attr-defined]
+        self._count("encode", len(slots))
+
+    def open_rows(
+        self, slots: Integers, places: Integers, budgets: Integers, requirements: Floats, dropped: Integers
+    ) -> None:
+        """As ``ResidentEngine.open_rows``, stage and phase ``prefill``."""
+        with self._meters.stage("prefill"):
+            self._engine.open_rows(slots, places, budgets, requirements, dropped)  # type: ignore[attr-defined]
+        self._count("prefill", len(slots))
+
+    def continue_rows(self, slots: Integers) -> None:
+        """As ``ResidentEngine.continue_rows``, stage and phase ``step``."""
+        with self._meters.stage("step"):
+            self._engine.continue_rows(slots)  # type: ignore[attr-defined]
+        self._count("step", len(slots))
+
+    def run_frames(
+        self,
+        slots: Integers,
+        frames: Sequence[Any],
+        fresh: NDArray[np.bool_],
+        limits: Sequence[FrameLimits],
+        dropped: Integers,
+    ) -> list[FrameTokens]:
+        """As ``ResidentEngine.run_frames``, stage and phase ``frame``."""
+        engine: Any = self._engine
+        with self._meters.stage("frame"):
+            tokens: list[FrameTokens] = engine.run_frames(slots, frames, fresh, limits, dropped)
+        self._count("frame", len(slots))
+        return tokens
 
 
 def count_streams(pool: StreamPool, meters: Meters) -> None:

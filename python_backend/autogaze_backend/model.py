@@ -24,7 +24,7 @@ from autogaze_backend.generation import FrameTokens
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import check_frames, normalise, preprocess, resize_exact, resize_to_input
 from autogaze_backend.requests import Knobs
-from autogaze_backend.resident import scheduler_for
+from autogaze_backend.resident import is_resident, scheduler_for
 from autogaze_backend.scheduling import Row, RowJob, cancelled_error
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.streaming import DEFAULT_HORIZON, GazeStream, step_frames
@@ -82,6 +82,13 @@ class GazeModel:
         """uint8 ``[T, H, W, 3 or 4]`` to the model input of the resize mode, float32 ``[T, 3, side, side]``."""
         return preprocess(frames, self.bundle.preprocessing, self.spec.input_size)
 
+    def stream_input(self, frames: NDArray[np.uint8]) -> NDArray[Any]:
+        """What the engine takes for uint8 ``[T, H, W, 3 or 4]`` in the resize mode.
+
+        The bytes themselves where it preprocesses on its device; else what ``preprocess`` gives.
+        """
+        return check_frames(frames) if is_resident(self.engine) else self.preprocess(frames)
+
     def preprocess_exact(self, frames: NDArray[np.uint8], size: int) -> Floats:
         """uint8 ``[T, H, W, 3 or 4]`` to float32 ``[T, 3, size, size]``, aspect ignored, as for target scales."""
         return normalise(resize_exact(check_frames(frames), (size, size)), self.bundle.preprocessing)
@@ -100,7 +107,8 @@ class GazeModel:
 
         Args:
             video: float32 ``[B, T, 3, H, W]``, normalised as upstream's processor does; resized to the
-                model's square input (bicubic, aspect ignored) where it has another size.
+                model's square input (bicubic, aspect ignored) where it has another size. With the torch engine
+                also a tensor on its device, of the model's size.
             gazing_ratio: share of a frame's N tokens, in (0, 1], one or one a frame.
             task_loss_requirement: predicted loss at which a frame stops, at least 0.
             max_gaze_tokens_each_frame: tokens, at least 1, one or one a frame.
@@ -115,7 +123,10 @@ class GazeModel:
         Raises:
             InvalidInputError: a wrong shape, a value that is not finite, or a knob outside its range.
         """
-        check_video(video)
+        if isinstance(video, np.ndarray):
+            check_video(video)
+        else:
+            self._check_device_video(video, target_scales)
         budget = resolve_budget(
             self.spec,
             video.shape[1],
@@ -134,9 +145,30 @@ class GazeModel:
         return target.stitch(self._generate_all([self.row(tile, budget) for tile in target.cut(video)]))
 
     def row(self, clip: Floats, budget: Budget) -> Row:
-        """A row from a normalised clip float32 ``[T, 3, H, W]`` of any size."""
+        """A row from a normalised clip float32 ``[T, 3, H, W]`` of any size, or a tensor of the model's."""
         side = self.spec.input_size
+        if not isinstance(clip, np.ndarray):
+            return Row(len(clip), lambda start, stop: clip[start:stop], budget)
         return Row(len(clip), lambda start, stop: resize_to_input(clip[start:stop], side), budget)
+
+    def _check_device_video(self, video: Any, target_scales: Sequence[int] | None) -> None:
+        import torch
+
+        side = self.spec.input_size
+        if not isinstance(video, torch.Tensor) or not is_resident(self.engine):
+            raise InvalidInputError(
+                f"video is {type(video).__name__}; pass a numpy array (or, with the torch engine, a torch tensor)"
+            )
+        if target_scales is not None:
+            raise InvalidInputError("video is a tensor, but target_scales cut arrays; pass a numpy array")
+        if video.ndim != 5 or video.shape[2:] != (3, side, side) or 0 in video.shape:
+            raise InvalidInputError(
+                f"video is a tensor of {list(video.shape)}; pass [B, T, 3, {side}, {side}], or an array of any size"
+            )
+        if video.dtype != torch.float32:
+            raise InvalidInputError(f"video is {video.dtype}; pass torch.float32, normalised")
+        if not bool(torch.isfinite(video).all()):
+            raise InvalidInputError("video holds NaN or infinite values; normalise uint8 frames instead")
 
     def open_stream(self, *, horizon: int = DEFAULT_HORIZON) -> GazeStream:
         """Opens a stream: one frame or chunk at a time.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from autogaze_client.generated import AutoGazeGenerateOutput
 
+from autogaze_backend.engine import Floats, Integers
 from autogaze_backend.generation import FrameTokens, RowTokens
 from autogaze_backend.spec import ModelSpec
 
@@ -22,15 +23,15 @@ def assemble(spec: ModelSpec, rows: Sequence[Sequence[FrameTokens]]) -> AutoGaze
         B = len(rows) rows; a slot beyond a row's own length is padding with a predicted loss of NaN.
     """
     padding = spec.tokens_per_frame
-    if len(rows) == 1 and isinstance(rows[0], RowTokens):
-        # One row needs no padding, and its frames lie one after another already.
-        alone = rows[0]
+    if len(rows) == 1:
+        # One row needs no padding.
+        counts, ids, confidences, losses = _joined(rows[0])
         return AutoGazeGenerateOutput(
-            gazing_pos=(alone.ids + np.repeat(np.arange(len(alone)) * padding, alone.counts))[None],
-            if_padded_gazing=(alone.ids == padding)[None],
-            num_gazing_each_frame=alone.counts,
-            confidences=alone.confidences[None],
-            task_loss_predictions=alone.losses[None],
+            gazing_pos=(ids + np.repeat(np.arange(len(counts)) * padding, counts))[None],
+            if_padded_gazing=(ids == padding)[None],
+            num_gazing_each_frame=counts,
+            confidences=confidences[None],
+            task_loss_predictions=losses[None],
             scale_layouts=spec.scale_layouts,
         )
     frames = [[row[t].arrays() for row in rows] for t in range(len(rows[0]))]
@@ -52,3 +53,12 @@ def assemble(spec: ModelSpec, rows: Sequence[Sequence[FrameTokens]]) -> AutoGaze
         task_loss_predictions=losses,
         scale_layouts=spec.scale_layouts,
     )
+
+
+def _joined(row: Sequence[FrameTokens]) -> tuple[Integers, Integers, Floats, Floats]:
+    """Entries of each frame of a row; its ids, confidences and losses, frames one after another."""
+    if isinstance(row, RowTokens):
+        return row.counts, row.ids, row.confidences, row.losses
+    frames = [frame.arrays() for frame in row]
+    ids, confidences, losses = (np.concatenate(parts) for parts in zip(*frames, strict=True))
+    return np.array([len(part) for part, _, _ in frames], np.int64), ids, confidences, losses

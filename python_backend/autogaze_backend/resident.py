@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from autogaze_backend.engine import Engine, Floats, Integers
 from autogaze_backend.generation import FrameLimits, FrameTokens, RowTokens
 from autogaze_backend.scheduling import RowJob, RowScheduler
 from autogaze_backend.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from autogaze_backend.torch_engine.preprocessing import DevicePreprocessing
 
 _LOG = logging.getLogger("autogaze")
 
@@ -61,6 +64,10 @@ class ResidentEngine(Engine, Protocol):
     def max_rows(self) -> int:
         """Rows of one call."""
 
+    @property
+    def preprocessing(self) -> DevicePreprocessing:
+        """Makes model input of bytes on the engine's device."""
+
     def can_hold(self, positions: int) -> bool:
         """Whether a slot of so many cached positions can be opened now."""
 
@@ -68,7 +75,10 @@ class ResidentEngine(Engine, Protocol):
         """Sees to it that the slot can hold tokens up to position ``end`` of its stream's cache."""
 
     def encode_frames(self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_]) -> None:
-        """Encodes a window of frames ``[T, 3, side, side]`` of each slot, T the same; ``fresh`` starts a stream."""
+        """Encodes a window of frames of each slot, T the same; ``fresh`` starts a stream.
+
+        Frames are model input ``[T, 3, side, side]``, or bytes ``[T, H, W, 3 or 4]`` for the resize mode.
+        """
 
     def open_rows(
         self, slots: Integers, places: Integers, budgets: Integers, requirements: Floats, dropped: Integers

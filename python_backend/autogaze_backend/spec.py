@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from autogaze_client._errors import CheckpointError, InvalidInputError
@@ -75,7 +76,7 @@ class ModelSpec:
         """Tokens that the encoder gives for a frame."""
         return self.vision_grid**2
 
-    @property
+    @cached_property
     def scale_layouts(self) -> tuple[AutoGazeScaleTokenLayout, ...]:
         """The scales of the ids, in id order."""
         config = {

@@ -16,7 +16,6 @@ from autogaze_backend.budgets import Budget, resolve_budget
 from autogaze_backend.callers import Caller
 from autogaze_backend.canary import CanaryLimits, EngineCanary
 from autogaze_backend.clips import token_tensors
-from autogaze_backend.engine import Floats
 from autogaze_backend.limits import IngestLimits, StreamLimits
 from autogaze_backend.model import GazeModel
 from autogaze_backend.outputs import assemble
@@ -35,7 +34,7 @@ class _Ready:
     index: int
     stream: GazeStream
     stream_id: int
-    frame: Floats
+    frame: Array
     budget: Budget
     size: tuple[int, int]
     end: bool
@@ -175,7 +174,7 @@ class StreamService:
         )
         if knobs.top_k is not None:
             budget = budget.at_least(min(knobs.top_k, self._model.spec.tokens_per_frame))
-        video = self._model.preprocess(frame[None])
+        video = self._model.stream_input(frame[None])
         apart = self._open_apart(stream_id) if start and end else None
         stream = apart or (self.pool.start(stream_id) if start else self.pool.use(stream_id))
         size = (frame.shape[0], frame.shape[1])

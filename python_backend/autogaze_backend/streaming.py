@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from autogaze_client._errors import InvalidInputError
@@ -258,13 +258,14 @@ class GazeStream:
 
 
 def step_frames(
-    model: GazeModel, items: Sequence[tuple[GazeStream, NDArray[np.float32], Budget]]
+    model: GazeModel, items: Sequence[tuple[GazeStream, NDArray[Any], Budget]]
 ) -> list[FrameTokens]:
     """Runs one frame of each of several streams, in batches of as many as the engine prefers.
 
     Args:
         model: of every stream.
-        items: a stream, its frame float32 ``[1, 3, H, W]`` (any size), and the budget of that frame.
+        items: a stream, its frame float32 ``[1, 3, H, W]`` (any size) or as ``GazeModel.stream_input`` gives it,
+            and the budget of that frame.
 
     Returns:
         The tokens of each, in order.
@@ -315,14 +316,16 @@ def step_frames(
 def _step_resident(
     model: GazeModel,
     engine: ResidentEngine,
-    items: Sequence[tuple[GazeStream, NDArray[np.float32], Budget]],
+    items: Sequence[tuple[GazeStream, NDArray[Any], Budget]],
     progress: Sequence[_Progress],
 ) -> list[FrameTokens]:
     """``step_frames`` on an engine that keeps the rows on its device."""
     spec, size = model.spec, model.spec.group_size
     windows = [item.window for item in progress if isinstance(item.window, FrameSpans)]
     limits = [FrameLimits(int(budget.max_tokens[0]), budget.requirement) for _, _, budget in items]
-    frames = [resize_to_input(frame, spec.input_size) for _, frame, _ in items]
+    frames = [
+        frame if frame.dtype == np.uint8 else resize_to_input(frame, spec.input_size) for _, frame, _ in items
+    ]
     try:
         for item, window, limit in zip(progress, windows, limits, strict=True):
             engine.reserve(item.row.slot, window.end + frame_positions(spec, limit.max_tokens))

@@ -22,6 +22,7 @@ from autogaze_backend.torch_engine.device_queue import DeviceQueue, Ticket
 from autogaze_backend.torch_engine.encoder import Convolution, encode
 from autogaze_backend.torch_engine.opening import TorchSettings, cache_pages, open_device
 from autogaze_backend.torch_engine.pages import PAGE, PageTable
+from autogaze_backend.torch_engine.preprocessing import DevicePreprocessing
 from autogaze_backend.torch_engine.reference import ReferenceOps
 from autogaze_backend.torch_engine.state import Sizes, SlotState, Work, pack_inputs
 from autogaze_backend.torch_engine.weights import decoder_weights, encoder_weights, precision_dtype
@@ -101,6 +102,7 @@ class TorchEngine:
         self._convolution: Convolution | None = (
             partial(self._ops.convolution, self._encoder) if ours else None
         )
+        self.preprocessing = DevicePreprocessing(bundle.preprocessing, spec.input_size, self._device)
         self._table = PageTable(self._sizes.slots, pages, self._sizes.max_pages)
         self._free = list(range(self._sizes.slots - 1, -1, -1))
         self._graphs: dict[tuple[str, int], Any] = {}
@@ -169,7 +171,10 @@ class TorchEngine:
         self._table.reserve(slot, end)
 
     def encode_frames(self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_]) -> None:
-        """See ``ResidentEngine.encode_frames``; frames are arrays, or tensors, on the device or not."""
+        """See ``ResidentEngine.encode_frames``; frames are arrays, or tensors, on the device or not.
+
+        They may also be bytes, uint8 ``[T, H, W, 3 or 4]`` of any size, which become model input on the device.
+        """
         time = len(frames[0])
         padded = 1 if time == 1 else self._sizes.window
         most = _ENCODER_BUCKETS[padded][-1]
@@ -237,6 +242,8 @@ class TorchEngine:
             dropped: positions that leave each stream's cache first.
         """
         results: list[FrameTokens] = []
+        for slot, positions in zip(slots.tolist(), dropped.tolist(), strict=True):
+            self._table.drop(slot, positions)
         for start in range(0, len(slots), self._sizes.rows):
             part = slice(start, start + self._sizes.rows)
             results += self._run_part(slots[part], frames[part], fresh[part], limits[part], dropped[part])
@@ -429,8 +436,9 @@ class TorchEngine:
     ) -> None:
         side = self._spec.input_size
         if not self._queue.is_cuda:
-            batch = torch.stack([torch.as_tensor(f) for f in frames])
-            self._encode_slots(torch.as_tensor(slots), torch.as_tensor(fresh), batch, batch.shape[1])
+            batch = torch.empty((len(slots), time, 3, side, side), device=self._device)
+            self._fill(batch, frames)
+            self._encode_slots(torch.as_tensor(slots), torch.as_tensor(fresh), batch, time)
             return
         bucket = next(size for size in _ENCODER_BUCKETS[padded] if size >= len(slots))
         graph = self._encoder_graphs[padded, bucket]
@@ -440,16 +448,30 @@ class TorchEngine:
         # Rows that fill up the bucket write to the slot that nobody reads.
         array[:, len(slots) :] = [[self._sizes.slots], [0]]
         self._queue.send(indices, graph.indices)
-        for row, window in enumerate(frames):
-            target = graph.frames[row, :time]
-            if isinstance(window, Tensor):
-                target.copy_(window, non_blocking=True)
-                continue
-            staging = self._queue.staging(time * 3 * side * side, torch.float32)
-            staging.numpy().reshape(window.shape)[:] = window
-            self._queue.send(staging, target)
+        self._fill(graph.frames[: len(slots), :time], frames)
         graph.replay()
         self._queue.throttle()
+
+    def _fill(self, target: Tensor, frames: Sequence[Any]) -> None:
+        """Writes the rows' model input to ``target`` ``[B, T, 3, side, side]``."""
+        byte_rows: dict[tuple[int, ...], list[int]] = {}
+        for row, window in enumerate(frames):
+            if window.dtype in (np.uint8, torch.uint8):
+                byte_rows.setdefault(window.shape[1:], []).append(row)
+            elif isinstance(window, Tensor) or not self._queue.is_cuda:
+                target[row].copy_(torch.as_tensor(window), non_blocking=True)
+            else:
+                staging = self._queue.staging(window.size, torch.float32)
+                staging.numpy().reshape(window.shape)[:] = window
+                self._queue.send(staging, target[row])
+        for rows in byte_rows.values():
+            # Clips of one size share a copy to the device and what is computed there.
+            uploaded = self.preprocessing.upload([frames[row] for row in rows])
+            if len(rows) == len(target) and target.is_contiguous():
+                self.preprocessing.clip(uploaded, out=target.flatten(0, 1))
+            else:
+                made = self.preprocessing.clip(uploaded).unflatten(0, (len(rows), -1))
+                target[torch.tensor(rows)] = made
 
     def _encode_slots(self, slots: Tensor, fresh: Tensor, frames: Tensor, time: int) -> None:
         """Encodes into the slots' windows; a fresh slot starts a stream."""
@@ -471,6 +493,7 @@ class TorchEngine:
         """Captures every graph; each is run once before, which compiles its kernels."""
         pool = torch.cuda.graph_pool_handle()
         self._ops.compile(self._row_buckets())
+        self.preprocessing.warm_up()
         # No row is real while graphs are captured: what they do leaves no trace.
         self._work.inputs.zero_()
         for phase in ("prefill", "step"):
