@@ -33,7 +33,8 @@ __all__ = ["Check", "Environment", "Status", "diagnose"]
 MINIMUM_ONNXRUNTIME = (1, 30)
 """The graphs use opset 24, which ONNX Runtime runs completely from here on."""
 
-DEFAULT_PORTS = (8000, 8001, 8002)
+DEFAULT_PORTS = (8000, 8001, 8002, 8003)
+"""HTTP, gRPC, metrics, and the supervision of ``autogaze serve``."""
 
 _MIB = 2**20
 _REFERENCE_CLIP = 16 * 1080 * 1920 * 3
@@ -250,7 +251,7 @@ def _check_ports(busy: tuple[int, ...]) -> Check:
     if not busy:
         return Check("ports", Status.OK, f"{', '.join(map(str, DEFAULT_PORTS))} are free")
     found = f"{', '.join(map(str, busy))} in use"
-    remedy = "stop what listens there, or choose others: --http-port, --grpc-port, --metrics-port"
+    remedy = "stop what listens there, or choose others: --http-port, --grpc-port, --metrics-port, --supervisor-port"
     return Check("ports", Status.WARN, found, remedy)
 
 

@@ -128,6 +128,7 @@ def test_shared_memory_must_hold_a_clip(size: int | None, status: str) -> None:
             "autogaze serve.*/cache",
         ),
         ({"busy_ports": (8001,)}, "ports", "warn", "^8001 in use"),
+        ({"busy_ports": (8003,)}, "ports", "warn", "^8003 in use"),
         ({"packages": {"onnxruntime": "1.32.0"}}, "av", "absent", "not installed"),
     ],
 )
@@ -236,15 +237,16 @@ def test_engines_are_listed_with_what_auto_takes_and_why_not_the_others(
     assert "finds none" in without["tensorrt"].found
 
 
-def test_the_probe_agrees_with_this_machine() -> None:
+@pytest.mark.parametrize("port", [8002, 8003])
+def test_the_probe_agrees_with_this_machine(port: int) -> None:
     with socket.socket() as taken:
         try:
-            taken.bind(("127.0.0.1", 8002))
+            taken.bind(("127.0.0.1", port))
             taken.listen()
         except OSError:
             pass
         environment = Environment.probe()
-    assert 8002 in environment.busy_ports
+    assert port in environment.busy_ports
     assert environment.host == HostFacts.probe()
     assert "CPUExecutionProvider" in environment.onnxruntime_providers
     assert environment.packages["tritonclient"]

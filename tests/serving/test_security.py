@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from autogaze_client import (
     Timeouts,
     TLSConfig,
 )
+from autogaze_client._cli import main
 from goldens import clips
 from serving.certificates import Authority, Issued
 from serving.serving_helpers import free_ports, run_command
@@ -94,6 +96,34 @@ def test_mutual_tls_refuses_others(who, guarded, authority, stranger):
         assert not client.is_ready()
         with pytest.raises(ServerUnavailableError):
             answered(client)
+
+
+@pytest.mark.server
+@needs_openssl
+def test_the_commands_of_clients_enter_with_their_options(guarded, authority, bunny, tmp_path, capsys):
+    mine = authority.issue("desk")
+    server = ["--url", guarded.url, "--tls-ca", str(authority.certificate)]
+    certificate = ["--tls-cert", str(mine.certificate), "--tls-key", str(mine.key)]
+    header = ["--header", "triton-grpc-protocol-admin-key=s3cret"]
+    gaze = ["gaze", str(bunny), *server, "--frames", "2", "--gazing-ratio", "0.05", "--timeout", "20"]
+    assert main([*gaze, *certificate, *header, "--out", str(tmp_path / "in")]) == 0
+    assert json.loads((tmp_path / "in" / "gaze.json").read_text())["tokens_per_frame"] == [13, 13]
+    capsys.readouterr()
+    assert main([*gaze, "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith("autogaze gaze: ")
+    bench = [
+        "--clients",
+        "1",
+        "--seconds",
+        "0.2",
+        "--size",
+        "80x60",
+        "--frames",
+        "1",
+        "--gazing-ratio",
+        "0.02",
+    ]
+    assert main(["bench", *server, *certificate, *bench]) == 0
 
 
 def http_status(server: TritonServer, path: str, headers: dict[str, str] | None = None) -> int:

@@ -8,6 +8,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autogaze_client._commands.connection import add_connection_options, chosen_connection
 from autogaze_client._commands.gaze import MODES, parse_mode
 from autogaze_client._errors import InvalidInputError
 
@@ -40,7 +41,7 @@ class Command:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the subcommand's options."""
-        parser.add_argument("--url", default="localhost:8001", help="gRPC endpoint (default: %(default)s)")
+        add_connection_options(parser)
         parser.add_argument("--video", metavar="FILE", help="frames to send; without, a picture that pans")
         parser.add_argument(
             "--frames", type=int, default=16, metavar="N", help="a clip (default: %(default)s)"
@@ -74,7 +75,7 @@ class Command:
         from autogaze_client.benchmarking import measure
         from autogaze_client.result import write_json
 
-        counts = _counts(args.clients)
+        counts, connection = _counts(args.clients), chosen_connection(args)
         if args.stream and (args.way == "encoded" or args.mode != MODES[0]):
             raise InvalidInputError(
                 "--stream sends frames in mode resize; leave --way encoded and --mode out"
@@ -87,7 +88,8 @@ class Command:
         for count in counts:
             with ExitStack() as stack:
                 clients = [
-                    stack.enter_context(GazeClient(args.url, shared_memory=shared)) for _ in range(count)
+                    stack.enter_context(GazeClient(**connection.arguments(), shared_memory=shared))
+                    for _ in range(count)
                 ]
                 asks = [_ask(stack, client, args, source) for client in clients]
                 model = STREAM_MODEL if args.stream else clients[0].model_name

@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from autogaze_client._commands.connection import add_connection_options, chosen_connection
 from autogaze_client._errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Command:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the subcommand's options."""
         parser.add_argument("video", metavar="VIDEO", help="a video file")
-        parser.add_argument("--url", default="localhost:8001", help="gRPC endpoint (default: %(default)s)")
+        add_connection_options(parser)
         parser.add_argument("--out", default="autogaze-out", metavar="DIR", help="default: %(default)s")
         parser.add_argument("--frames", type=int, metavar="N", help="gaze at N frames at most")
         parser.add_argument("--start-frame", type=int, default=0, metavar="N", help="skip N frames first")
@@ -86,8 +87,8 @@ class Command:
         from autogaze_client.report import check_report_extras, write_report
 
         check_report_extras()
-        panel_options = chosen_panels(args)
-        with GazeClient(args.url) as client:
+        panel_options, connection = chosen_panels(args), chosen_connection(args)
+        with GazeClient(**connection.arguments()) as client:
             before = client.statistics()
             started = time.perf_counter()
             result = client.gaze(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from autogaze_client._commands.connection import add_connection_options, chosen_connection
+
 
 class Command:
     """Implements the subcommand."""
@@ -12,9 +14,7 @@ class Command:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the subcommand's options."""
-        parser.add_argument(
-            "--url", default="localhost:8001", help="gRPC endpoint of the server (default: %(default)s)"
-        )
+        add_connection_options(parser)
         parser.add_argument(
             "--host", default="127.0.0.1", help="address the page listens on (default: %(default)s)"
         )
@@ -25,9 +25,13 @@ class Command:
 
     def run(self, args: argparse.Namespace) -> int:
         """Runs it; returns the exit status."""
+        from autogaze_client._async_client import AsyncGazeClient
         from autogaze_client.viewer.serving import ViewerServer
 
-        with ViewerServer(args.url, host=args.host, port=args.port) as viewer:
+        arguments = chosen_connection(args).arguments()
+        with ViewerServer(
+            args.url, host=args.host, port=args.port, connect=lambda: AsyncGazeClient(**arguments)
+        ) as viewer:
             print(f"the viewer is at {viewer.page_url} and asks the server at {args.url}; Ctrl-C ends it")
             if args.open:
                 import webbrowser

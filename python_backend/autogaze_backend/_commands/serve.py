@@ -37,7 +37,7 @@ class Command:
         parser.add_argument(
             "--engine",
             metavar="NAME",
-            help="what runs the models: tensorrt, tensorrt-rtx, onnxruntime, or auto "
+            help="what runs the models: tensorrt, tensorrt-rtx, torch, onnxruntime, or auto "
             "(default: $AUTOGAZE_ENGINE, or the models' own, which is auto)",
         )
         parser.add_argument(

@@ -18,13 +18,18 @@ from autogaze_client._errors import DeadlineExceededError, InvalidInputError
 from autogaze_backend.serving import _guard
 from autogaze_backend.serving.command import PROBE_HEADER, server_command, server_environment
 from autogaze_backend.serving.config import TritonServerConfig
+from autogaze_backend.serving.connections import (
+    CallFailedError,
+    GrpcConnection,
+    HttpConnection,
+    ServerConnection,
+)
 from autogaze_backend.serving.errors import ServerStartError
 from autogaze_backend.serving.fetching import ensure_installation
 from autogaze_backend.serving.host import require_supported_host
 from autogaze_backend.serving.installation import TritonInstallation
 from autogaze_backend.serving.logs import LogPump, explain_failure, log_to_logger
 from autogaze_backend.serving.ports import ServerPorts, choose_ports
-from autogaze_backend.serving.probes import GrpcProbe, HttpProbe, ReadinessProbe
 from autogaze_backend.serving.processes import ServerProcess, children_of, stubs_of
 from autogaze_backend.serving.stopping import IdleStreams
 
@@ -259,12 +264,27 @@ class TritonServer:
                 if left <= 0 or streams.are_all():
                     raise
 
+    def connect(self) -> ServerConnection:
+        """What this process asks the server with, whatever its clients need; to be closed."""
+        if self.config.tls is not None:
+            # No client's certificate is at hand, and HTTP of this machine needs none.
+            return HttpConnection(self.http_url, {PROBE_HEADER: self._secret})
+        headers = {restriction.grpc_header: restriction.value for restriction in self.config.restricted}
+        return GrpcConnection(self.url, headers)
+
+    def is_ready(self, connection: ServerConnection) -> bool:
+        """Whether this server, and no other at its address, answers and has loaded its models."""
+        try:
+            return connection.is_ready() and connection.server_name() == self._name
+        except CallFailedError:
+            return False
+
     def _becomes_ready(self, deadline: float) -> bool:
         """True when ready, False when the server has ended."""
-        probe = self.readiness_probe()
+        connection = self.connect()
         try:
             while self.poll() is None:
-                if probe.is_ready():
+                if self.is_ready(connection):
                     return True
                 if time.monotonic() >= deadline:
                     raise DeadlineExceededError(
@@ -274,16 +294,8 @@ class TritonServer:
                     )
                 time.sleep(_POLL_SECONDS)
         finally:
-            probe.close()
+            connection.close()
         return False
-
-    def readiness_probe(self) -> ReadinessProbe:
-        """What asks this server whether it is ready; to be closed."""
-        if self.config.tls is not None:
-            # No client's certificate is at hand, and HTTP of this machine needs none.
-            return HttpProbe(self.http_url, self._name, {PROBE_HEADER: self._secret})
-        headers = {restriction.grpc_header: restriction.value for restriction in self.config.restricted}
-        return GrpcProbe(self.url, self._name, headers)
 
     def _lost_a_free_port(self) -> bool:
         if self.config.http_port and self.config.grpc_port and self.config.metrics_port:

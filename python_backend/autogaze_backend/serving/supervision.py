@@ -269,9 +269,9 @@ class SupervisedServer:
             server.start()
             self._server = server
         deadline = time.monotonic() + self._supervision.ready_timeout
-        probe = server.readiness_probe()
+        connection = server.connect()
         try:
-            while not probe.is_ready():
+            while not server.is_ready(connection):
                 if self._stopping.wait(_POLL_SECONDS):
                     return False
                 if server.poll() is not None:
@@ -285,17 +285,13 @@ class SupervisedServer:
                 return False
             raise
         finally:
-            probe.close()
+            connection.close()
         return not self._stopping.is_set()
 
     def _first_canary(self, deadline: float) -> None:
         self._stubs = self._server.stubs()
-        canary = ServerCanary(
-            self._server.url,
-            self._server.metrics_url,
-            self._server.name,
-            timeout=self._supervision.canary_timeout,
-        )
+        server, timeout = self._server, self._supervision.canary_timeout
+        canary = ServerCanary(server.connect(), server.metrics_url, server.name, timeout=timeout)
         try:
             while True:
                 try:

@@ -44,7 +44,7 @@ class ServerWatch:
     ) -> None:
         self._server, self._supervision, self._explicit = server, supervision, explicit
         self._canary = ServerCanary(
-            server.url, server.metrics_url, server.name, timeout=supervision.canary_timeout
+            server.connect(), server.metrics_url, server.name, timeout=supervision.canary_timeout
         )
         self._stubs = stubs
         self._looked = time.monotonic()

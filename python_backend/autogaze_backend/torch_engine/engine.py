@@ -246,8 +246,6 @@ class TorchEngine:
             dropped: positions that leave each stream's cache first.
         """
         results: list[FrameTokens] = []
-        for slot, positions in zip(slots.tolist(), dropped.tolist(), strict=True):
-            self._table.drop(slot, positions)
         for start in range(0, len(slots), self._sizes.rows):
             part = slice(start, start + self._sizes.rows)
             results += self._run_part(slots[part], frames[part], fresh[part], limits[part], dropped[part])

@@ -27,7 +27,6 @@ class PageTable:
         self.table: NDArray[np.int32] = np.zeros((slots, max_pages), np.int32)
         self._free = list(range(pages - 1, -1, -1))
         self._total = pages
-        self._start = [0] * slots
         self._first = [0] * slots
         self._end = [0] * slots
         self._changed: set[int] = set()
@@ -83,22 +82,18 @@ class PageTable:
         self._end[slot] = wanted
         self._changed.add(slot)
 
-    def drop(self, slot: int, positions: int) -> None:
-        """Takes the oldest positions out, and frees the pages that lie wholly before what is left."""
-        self._start[slot] += positions
-        self._free_before(slot, self._start[slot] // PAGE)
+    def advance(self, slot: int, first: int) -> None:
+        """Frees the pages that lie wholly before position ``first``."""
+        kept = min(first // PAGE, self._end[slot])
+        ring = self.table.shape[1]
+        for page in range(self._first[slot], kept):
+            self._free.append(int(self.table[slot, page % ring]))
+        self._first[slot] = max(self._first[slot], kept)
 
     def release(self, slot: int) -> None:
         """Frees all pages of a slot; its positions start from 0 again."""
-        self._free_before(slot, self._end[slot])
-        self._start[slot] = self._first[slot] = self._end[slot] = 0
-
-    def _free_before(self, slot: int, page: int) -> None:
-        kept = min(page, self._end[slot])
-        ring = self.table.shape[1]
-        for index in range(self._first[slot], kept):
-            self._free.append(int(self.table[slot, index % ring]))
-        self._first[slot] = max(self._first[slot], kept)
+        self.advance(slot, self._end[slot] * PAGE)
+        self._first[slot] = self._end[slot] = 0
 
     def updates(self) -> NDArray[np.int64]:
         """Slots whose row changed since the last call."""
