@@ -77,6 +77,7 @@ def prepare_clip(
     if target is None:
         row = Row(len(frames), lambda start, stop: model.stream_input(frames[start:stop]), budget)
         return PreparedClip((row,), lambda tokens: assemble(spec, tokens))
+    check_tiles(target.tiles**2)
 
     def cut(start: int, stop: int) -> Any:
         if is_resident(model.engine):
