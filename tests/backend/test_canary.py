@@ -22,7 +22,7 @@ from autogaze_backend.stream_service import StreamService
 from autogaze_client import InvalidInputError, ServerUnavailableError
 from goldens import clips
 
-from backend.test_clip_service import Caller, alone, request
+from backend.test_clip_service import Sender, alone, request
 from backend.test_stream_pool import positions
 from backend.test_stream_pool import request as frame_request
 from backend.test_triton_seam import PbUtils
@@ -183,7 +183,7 @@ def test_clips_that_run_keep_their_tokens_while_canaries_come(model, engine):
     loaded = model()
     service = ClipService(WatchedModel(loaded, engine), canary=PATIENT)
     try:
-        caller = Caller(service)
+        caller = Sender(service)
         requests = {index: request(index, 0.3, frames=3) for index in range(4)}
         for index, tensors in requests.items():
             caller.send(index, tensors)
@@ -199,7 +199,7 @@ def test_a_wedged_clip_engine_is_not_ready_and_is_again_when_it_goes_on(model, e
     service = ClipService(WatchedModel(model(), engine), canary=HASTY)
     engine.gate = threading.Event()
     try:
-        caller = Caller(service)
+        caller = Sender(service)
         caller.send(0, request(1))
         assert not service.is_ready()
         engine.gate.set()
@@ -295,7 +295,9 @@ def served(request, bundle, monkeypatch):
             "model_name": request.param,
             "model_version": "1",
             "model_repository": str(Path(path).parents[1]),
-            "model_config": json.dumps({"parameters": {}}),
+            "model_config": json.dumps(
+                {"parameters": {}, "sequence_batching": {"max_sequence_idle_microseconds": "90000000"}}
+            ),
         }
     )
     yield running
