@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import shutil
 
@@ -51,9 +52,7 @@ def write(own: Bundle, target: PlanTarget | None = None) -> None:
 
 
 def test_the_order_of_preference():
-    names = list(ENGINES)
-    assert names[:2] == ["tensorrt", "tensorrt-rtx"]
-    assert names[-1] == "onnxruntime"
+    assert list(ENGINES) == ["tensorrt", "tensorrt-rtx", "torch", "onnxruntime"]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +92,46 @@ def test_a_cpu_never_looks_for_a_gpu(own_bundle, monkeypatch):
     tensorrt = [name for name in ENGINES if name.startswith("tensorrt")]
     for name in tensorrt:
         assert isinstance(ENGINES[name].fits(own_bundle, Device.parse("auto")), NotFoundError)
+
+
+def test_torch_fits_a_cpu_only_by_its_name(own_bundle):
+    pytest.importorskip("torch", reason="the torch engine needs the extra 'torch'")
+    assert choose_engine(own_bundle, Device.parse("cpu"), "torch").name == "torch"
+    choice = choose_engine(own_bundle, Device.parse("cpu"))
+    assert choice.name == "onnxruntime"
+    assert "name it to run it" in str(choice.passed_over["torch"])
+
+
+def test_torch_is_taken_for_a_gpu_without_plans_and_says_what_it_misses(own_bundle, monkeypatch, tmp_path):
+    """Each thing that it needs is taken away in turn; torch itself is asked last, since importing it takes seconds."""
+    pytest.importorskip("torch", reason="the torch engine needs the extra 'torch'")
+    from autogaze_backend.torch_engine import opening
+
+    node, device = tmp_path / "nvidia0", Device.parse("cuda:1").on(H100)
+    monkeypatch.setattr("autogaze_backend.engines._GPU_NODES", (str(node),))
+    with pytest.raises(
+        InvalidInputError, match="'cuda:1', but torch needs an NVIDIA GPU, and this machine shows none"
+    ):
+        choose_engine(own_bundle, device, "torch")
+    node.touch()
+    asked = []
+    monkeypatch.setattr(opening, "open_device", asked.append)
+    choice = choose_engine(own_bundle, device)
+    assert (choice.name, asked) == ("torch", ["cuda:1"])
+    assert isinstance(choice.passed_over["tensorrt"], NotFoundError)
+
+    def refuse(name):
+        raise InvalidInputError(f"device is {name!r}, but there are 1 CUDA devices, numbered from 0")
+
+    monkeypatch.setattr(opening, "open_device", refuse)
+    with pytest.raises(InvalidInputError, match="there are 1 CUDA devices"):
+        choose_engine(own_bundle, device, "torch")
+    find, gone = importlib.util.find_spec, set()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name in gone else find(name))
+    for missing in ("triton", "torch"):
+        gone.add(missing)
+        with pytest.raises(MissingExtraError, match=r"pip install 'autogaze-triton\[torch\]'"):
+            choose_engine(own_bundle, device, "torch")
 
 
 def test_a_named_engine_that_does_not_fit_gives_its_own_error(own_bundle):
