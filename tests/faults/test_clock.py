@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +20,16 @@ pytestmark = pytest.mark.server
 _LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 TTL = 8.0
 DAY = 86400.0
+
+
+def _end_the_rest(name: str) -> None:
+    """Ends stubs of a server that has stopped: with this library in it, the guard may miss one, which then spins."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if name.encode() in (folder / "cmdline").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
+        except OSError:
+            continue
 
 
 @pytest.mark.skipif(not _LIBRARIES, reason="needs libfaketime (Debian: apt install faketime)")
@@ -60,6 +72,8 @@ def test_a_clock_that_jumps_expires_no_stream_and_keeps_none(bundle, model, tmp_
             time.sleep(TTL * 1.25)
             with pytest.raises(StreamExpired, match="has expired"):
                 stream.push(frames[0])
+        name = server.name
+    _end_the_rest(name)
     loaded = model()
     wanted = loaded.generate(loaded.preprocess(frames)[None], **KNOBS).gazing_pos
     np.testing.assert_array_equal(joined.gazing_pos, wanted)
