@@ -2,6 +2,9 @@
 
 No error that was not asked for; memory and file handles flat; the slowest of a hundred requests at the end within
 20 % of the start. The last third is compared with the first, after a warm-up.
+
+Under load the server's memory swings with the streams that happen to be open, by more than a leak of minutes would
+show. So the load rests several times until every stream is forgotten, and these rests judge the server's memory.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ from autogaze_export import build
 from benchmarks.report import table, write
 from benchmarks.soak_load import Answer, Load
 from benchmarks.soak_watch import Sample, Watch
+
+# After which a stream that its camera left is forgotten, on the server that is soaked; and how much longer a rest is.
+TTL_SECONDS = 10
+_REST_OVER_TTL = 1.5
 
 RESULT = Path("benchmarks") / "results" / "cpu-soak.json"
 
@@ -63,9 +70,14 @@ class Finding:
 
 
 def judge(
-    answers: Sequence[Answer], samples: Sequence[Sample], start: float, end: float, rules: Rules
+    answers: Sequence[Answer],
+    samples: Sequence[Sample],
+    rests: Sequence[Sample],
+    start: float,
+    end: float,
+    rules: Rules,
 ) -> list[Finding]:
-    """Compares the last third of the time from ``start`` to ``end`` with the first."""
+    """Compares the last third of the time from ``start`` to ``end`` with the first, and of the rests likewise."""
     third = (end - start) / 3
 
     def part(at: float) -> int:
@@ -74,8 +86,19 @@ def judge(
     findings = []
     unasked = [answer for answer in answers if not answer.expected]
     findings.append(Finding("errors that were not asked for", 0, len(unasked), not unasked))
+    some = max(1, len(rests) // 3)
+    first, last = (
+        float(np.mean([rest.server_mib for rest in rests_of])) for rests_of in (rests[:some], rests[-some:])
+    )
+    most = first * (1 + rules.memory_share) + rules.memory_mib
+    findings.append(
+        Finding(
+            f"memory of the server at rest, MiB: at most {most:.0f} at the end", first, last, last <= most
+        )
+    )
+    first, last = (float(np.mean([s.server_mib for s in samples if part(s.at) == index])) for index in (0, 2))
+    findings.append(Finding("memory of the server under load, MiB: with the streams open", first, last, None))
     for what, value in (
-        ("memory of the server, MiB", lambda sample: sample.server_mib),
         ("memory of the clients, MiB", lambda sample: sample.client_mib),
         ("/dev/shm, MiB", lambda sample: sample.shm_mib),
     ):
@@ -106,7 +129,14 @@ def judge(
 
 
 def soak(
-    bundle: Path, seconds: float, *, warm_up: float, rules: Rules, every: float = 2.0
+    bundle: Path,
+    seconds: float,
+    *,
+    warm_up: float,
+    rules: Rules,
+    parts: int = 6,
+    every: float = 2.0,
+    ttl: int = TTL_SECONDS,
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Loads a server of its own and judges it.
 
@@ -115,12 +145,18 @@ def soak(
         seconds: of load after the warm-up.
         warm_up: seconds of load before anything counts but errors.
         rules: what must hold.
+        parts: of the load, with a rest before and after each.
         every: seconds between two looks at the processes.
+        ttl: seconds after which the server forgets a stream.
 
     Returns:
         The findings, and figures for the report.
     """
-    environment = {"AUTOGAZE_BUNDLE": str(bundle), "AUTOGAZE_MAX_FRAMES": "64", "AUTOGAZE_TTL_SECONDS": "10"}
+    environment = {
+        "AUTOGAZE_BUNDLE": str(bundle),
+        "AUTOGAZE_MAX_FRAMES": "64",
+        "AUTOGAZE_TTL_SECONDS": str(ttl),
+    }
     config = TritonServerConfig(model_repository_path(), 0, 0, 0, environment=environment)
     log: list[str] = []
     with TritonServer(config, on_log=log.append) as server:
@@ -129,12 +165,15 @@ def soak(
         log.clear()
         with Load(server.url) as load, Watch(server.name, every) as watch:
             load.run(warm_up)
+            rests = [_rest(load, watch, ttl)]
             start = time.monotonic()
-            load.run(seconds)
+            for _ in range(parts):
+                load.run(seconds / parts)
+                rests.append(_rest(load, watch, ttl))
             end = time.monotonic()
             lines = list(log)
         answers, samples = load.answers, watch.samples
-    findings = judge(answers, samples, start, end, rules)
+    findings = judge(answers, samples, rests, start, end, rules)
     errors = [line for line in lines if line[:1] == "E" and line[1:5].isdigit()]
     findings.append(Finding("errors in the server's log", 0, len(errors), not errors))
     counts: dict[str, int] = {}
@@ -146,16 +185,24 @@ def soak(
         "requests": counts,
         "unexpected": [answer.what for answer in answers if not answer.expected][:20],
         "log errors": errors[:20],
+        "rests": [asdict(rest) for rest in rests],
         "samples": [asdict(sample) for sample in samples[:: max(1, len(samples) // 100)]],
     }
     return findings, figures
+
+
+def _rest(load: Load, watch: Watch, ttl: int) -> Sample:
+    """Waits until the server has forgotten every stream, and looks at it."""
+    load.end_streams()
+    time.sleep(ttl * _REST_OVER_TTL)
+    return watch.look()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs it, prints the table, writes the JSON; 1 where a rule is broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--minutes", type=float, default=15.0, help="of load, warm-up included; default: %(default)s"
+        "--minutes", type=float, default=15.0, help="warm-up and rests included; default: %(default)s"
     )
     parser.add_argument("--out", type=Path, default=RESULT, help="default: %(default)s")
     parser.add_argument("--checkpoint", default="open", help="default: the one that comes with the project")
@@ -168,7 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bundle = build(options.checkpoint, Path(folder) / "bundle")
         # The processes take a minute to reach the memory that they then keep (tried).
         warm_up = min(90.0, seconds / 2)
-        findings, figures = soak(bundle, seconds - warm_up, warm_up=warm_up, rules=Rules())
+        parts = 6 if seconds >= 300 else 1
+        load = max(1.0, seconds - warm_up - (parts + 1) * TTL_SECONDS * _REST_OVER_TTL)
+        findings, figures = soak(bundle, load, warm_up=warm_up, rules=Rules(), parts=parts)
     rows = [asdict(finding) for finding in findings]
     write(options.out, "soak", rows)
     content = json.loads(options.out.read_text())

@@ -68,6 +68,7 @@ class Load:
         self.answers: list[Answer] = []
         self._clients: list[GazeClient] = []
         self._callers: list[Generator[Step, None, None]] = []
+        self._cameras: list[Generator[Step, None, None]] = []
 
     def __enter__(self) -> Load:
         """Connects."""
@@ -78,17 +79,18 @@ class Load:
         self._callers = [
             self._sends_clips(wire),
             self._sends_clips(shared),
-            self._streams(cameras, seed=1),
-            self._streams(cameras, seed=2),
             self._sends_nonsense(bad),
         ]
+        randoms = [np.random.default_rng(seed) for seed in (1, 2)]
+        self._open_cameras = lambda: [self._streams(cameras, random) for random in randoms]
+        self._cameras = self._open_cameras()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the streams that are open, and hangs up."""
-        for caller in self._callers:
+        for caller in (*self._callers, *self._cameras):
             caller.close()
         for client in self._clients:
             client.close()
@@ -96,9 +98,16 @@ class Load:
     def run(self, seconds: float) -> None:
         """Loads the server for a while."""
         deadline = time.monotonic() + seconds
-        with ThreadPoolExecutor(len(self._callers)) as pool:
-            for future in [pool.submit(self._call, caller, deadline) for caller in self._callers]:
+        callers = (*self._callers, *self._cameras)
+        with ThreadPoolExecutor(len(callers)) as pool:
+            for future in [pool.submit(self._call, caller, deadline) for caller in callers]:
                 future.result()
+
+    def end_streams(self) -> None:
+        """Ends the streams that are open; the next run has others. The server forgets those that were left."""
+        for camera in self._cameras:
+            camera.close()
+        self._cameras = self._open_cameras()
 
     def _call(self, caller: Generator[Step, None, None], deadline: float) -> None:
         for kind, ask, wanted, timed in caller:
@@ -131,9 +140,8 @@ class Load:
             clip = self._clips[number % len(self._clips)]
             yield "clip", lambda clip=clip: client.gaze(clip, **KNOBS), None, True
 
-    def _streams(self, client: GazeClient, seed: int) -> Generator[Step, None, None]:
+    def _streams(self, client: GazeClient, random: np.random.Generator) -> Generator[Step, None, None]:
         """Cameras of 5 to 24 frames. One in three goes without a word, and its place must come free by itself."""
-        random = np.random.default_rng(seed)
         frames = np.concatenate(self._clips)
         while True:
             stream = client.stream(**KNOBS)

@@ -92,6 +92,13 @@ def test_the_environment_finds_libpython_and_the_packages_of_this_python(tmp_pat
     assert environment["AUTOGAZE_BUNDLE"] == "/bundle"
     assert environment["HOME"] == "/root"
     assert "PYTHONHOME" not in environment
+    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    for present, wanted in {
+        "glibc.cpu.x86_shstk=on": "glibc.cpu.x86_shstk=on:glibc.malloc.hugetlb=1",
+        "glibc.malloc.hugetlb=0": "glibc.malloc.hugetlb=0",
+    }.items():
+        environment = server_environment(config, _INSTALLATION, facts, {"GLIBC_TUNABLES": present})
+        assert environment["GLIBC_TUNABLES"] == wanted
 
 
 def test_a_failure_is_explained_once_and_without_the_noise_of_a_machine_without_gpu() -> None:

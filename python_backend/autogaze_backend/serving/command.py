@@ -89,6 +89,11 @@ def server_environment(
         libraries.append(str(facts.libpython.parent))
     _prepend(environment, "LD_LIBRARY_PATH", libraries)
     _prepend(environment, "PATH", [str(facts.stub_interpreter.parent)])
+    # Frames pass between the models in fresh memory of many megabytes: huge pages spare most of its page faults
+    # (docs/operations.md). A kernel without them takes no notice.
+    tunables = environment.get("GLIBC_TUNABLES", "")
+    if "glibc.malloc.hugetlb" not in tunables:
+        environment["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, "glibc.malloc.hugetlb=1"]))
     if sys.prefix != sys.base_prefix:
         environment["VIRTUAL_ENV"] = str(Path(sys.prefix))
     return environment
