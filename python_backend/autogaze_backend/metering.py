@@ -161,11 +161,12 @@ class MeteredResidentEngine(MeteredEngine):
             self._engine.open_rows(slots, places, budgets, requirements, dropped)  # type: ignore[attr-defined]
         self._count("prefill", len(slots))
 
-    def continue_rows(self, slots: Integers) -> None:
+    def continue_rows(self, slots: Integers, calls: int = 1) -> None:
         """As ``ResidentEngine.continue_rows``, stage and phase ``step``."""
         with self._meters.stage("step"):
-            self._engine.continue_rows(slots)  # type: ignore[attr-defined]
-        self._count("step", len(slots))
+            self._engine.continue_rows(slots, calls)  # type: ignore[attr-defined]
+        for _ in range(calls):
+            self._count("step", len(slots))
 
     def run_frames(
         self,

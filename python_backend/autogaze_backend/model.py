@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -123,10 +124,11 @@ class GazeModel:
         Raises:
             InvalidInputError: a wrong shape, a value that is not finite, or a knob outside its range.
         """
+        largest: Any = 0.0
         if isinstance(video, np.ndarray):
             check_video(video)
         else:
-            self._check_device_video(video, target_scales)
+            largest = self._check_device_video(video, target_scales)
         budget = resolve_budget(
             self.spec,
             video.shape[1],
@@ -136,7 +138,11 @@ class GazeModel:
         )
         target = resolve_target_scales(self.spec, target_scales, target_patch_size)
         if target is None:
-            return self._generate_all([self.row(clip, budget) for clip in video])
+            tokens = self._generate_all([self.row(clip, budget) for clip in video])
+            # Asked only now: the device need not be waited for twice.
+            if not math.isfinite(largest):
+                raise InvalidInputError("video holds NaN or infinite values; normalise uint8 frames instead")
+            return tokens
         if video.shape[3:] != (target.size, target.size):
             raise InvalidInputError(
                 f"video has frames of {video.shape[4]}×{video.shape[3]}; target_scales ends at {target.size}, so pass "
@@ -151,7 +157,8 @@ class GazeModel:
             return Row(len(clip), lambda start, stop: clip[start:stop], budget)
         return Row(len(clip), lambda start, stop: resize_to_input(clip[start:stop], side), budget)
 
-    def _check_device_video(self, video: Any, target_scales: Sequence[int] | None) -> None:
+    def _check_device_video(self, video: Any, target_scales: Sequence[int] | None) -> Any:
+        """Checks all but the values; the largest of them, on the device, tells whether all are finite."""
         import torch
 
         side = self.spec.input_size
@@ -167,8 +174,7 @@ class GazeModel:
             )
         if video.dtype != torch.float32:
             raise InvalidInputError(f"video is {video.dtype}; pass torch.float32, normalised")
-        if not bool(torch.isfinite(video).all()):
-            raise InvalidInputError("video holds NaN or infinite values; normalise uint8 frames instead")
+        return torch.linalg.vector_norm(video, ord=float("inf"))
 
     def open_stream(self, *, horizon: int = DEFAULT_HORIZON) -> GazeStream:
         """Opens a stream: one frame or chunk at a time.

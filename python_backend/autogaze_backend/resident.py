@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("autogaze")
 
 # Steps that are enqueued at once while the batch stays as it is.
-_BURST = 4
+BURST = 4
 
 
 class FlagsTicket(Protocol):
@@ -88,8 +88,8 @@ class ResidentEngine(Engine, Protocol):
     ) -> None:
         """Opens the frame at ``places`` of each slot's window, after ``dropped`` positions have left the cache."""
 
-    def continue_rows(self, slots: Integers) -> None:
-        """Feeds the last group of each slot and chooses the next; a slot whose frame has ended is left alone."""
+    def continue_rows(self, slots: Integers, calls: int = 1) -> None:
+        """Feeds the last group of each slot and chooses the next, ``calls`` times; ended frames are left alone."""
 
     def run_frames(
         self,
@@ -324,9 +324,8 @@ class ResidentScheduler:
         calls = 1
         if burst and not any(run.stops for run in runs):
             # Nothing can change before these rows' next steps but another row's arrival, which waits this long.
-            calls = min(_BURST, min(run.left for run in runs))
-        for _ in range(calls):
-            self._engine.continue_rows(slots)
+            calls = min(BURST, min(run.left for run in runs))
+        self._engine.continue_rows(slots, calls)
         for run in runs:
             run.left -= calls
         self._after_call(runs)

@@ -133,7 +133,7 @@ def test_a_call_that_fails_ends_its_rows_and_frees_what_they_held(torch_model, m
     run = Run(torch_model())
     with monkeypatch.context() as patch:
 
-        def fail(slots):
+        def fail(slots, calls=1):
             raise RuntimeError("device lost")
 
         patch.setattr(run.model.engine, "continue_rows", fail)

@@ -86,6 +86,7 @@ def attention_kernel(
     PAGE: tl.constexpr,
     MAX_PAGES: tl.constexpr,
     SPLITS: tl.constexpr,
+    ONE_LOOP: tl.constexpr,
     QUERIES: tl.constexpr,
     SCALE: tl.constexpr,
     PARTS: tl.constexpr,
@@ -118,6 +119,8 @@ def attention_kernel(
             high = new + s
             pages = (new + tl.minimum(s0 + QUERIES, tokens) + PAGE - 1) // PAGE
             share = (pages + SPLITS - 1) // SPLITS
+            # A short cache has fewer parts than programs.
+            parts = (pages + share - 1) // share
             from_page = split * share
             to_page = tl.minimum(from_page + share, pages)
             whole = (new + s0 + 1) // PAGE
@@ -136,25 +139,34 @@ def attention_kernel(
             mixed_low = tl.zeros((QUERIES, HEAD), tl.float32)
             places = tl.arange(0, PAGE)
             row_table = table + slot * MAX_PAGES
-            # Only the first page and those that reach into the new tokens need a mask.
-            if (from_page == 0) & (to_page > 0):
-                page = tl.load(row_table + page0 % MAX_PAGES)
-                peak, weights, mixed, mixed_low = _attend(
-                    q, q_low, peak, weights, mixed, mixed_low, cache, plane, page, head, places, low, high,
-                    SCALE, HEADS, HEAD, PAGE, PARTS, True,
-                )  # fmt: skip
-            for index in range(tl.maximum(from_page, 1), tl.minimum(to_page, whole)):
-                page = tl.load(row_table + (page0 + index) % MAX_PAGES)
-                peak, weights, mixed, mixed_low = _attend(
-                    q, q_low, peak, weights, mixed, mixed_low, cache, plane, page, head, places, low, high,
-                    SCALE, HEADS, HEAD, PAGE, PARTS, False,
-                )  # fmt: skip
-            for index in range(tl.maximum(tl.maximum(from_page, whole), 1), to_page):
-                page = tl.load(row_table + (page0 + index) % MAX_PAGES)
-                peak, weights, mixed, mixed_low = _attend(
-                    q, q_low, peak, weights, mixed, mixed_low, cache, plane, page, head, index * PAGE + places,
-                    low, high, SCALE, HEADS, HEAD, PAGE, PARTS, True,
-                )  # fmt: skip
+            if ONE_LOOP:
+                # Few pages a program: one loop whose loads overlap is worth more than masks that are spared.
+                for index in range(from_page, to_page):
+                    page = tl.load(row_table + (page0 + index) % MAX_PAGES)
+                    peak, weights, mixed, mixed_low = _attend(
+                        q, q_low, peak, weights, mixed, mixed_low, cache, plane, page, head, index * PAGE + places,
+                        low, high, SCALE, HEADS, HEAD, PAGE, PARTS, True,
+                    )  # fmt: skip
+            else:
+                # Only the first page and those that reach into the new tokens need a mask.
+                if (from_page == 0) & (to_page > 0):
+                    page = tl.load(row_table + page0 % MAX_PAGES)
+                    peak, weights, mixed, mixed_low = _attend(
+                        q, q_low, peak, weights, mixed, mixed_low, cache, plane, page, head, places, low, high,
+                        SCALE, HEADS, HEAD, PAGE, PARTS, True,
+                    )  # fmt: skip
+                for index in range(tl.maximum(from_page, 1), tl.minimum(to_page, whole)):
+                    page = tl.load(row_table + (page0 + index) % MAX_PAGES)
+                    peak, weights, mixed, mixed_low = _attend(
+                        q, q_low, peak, weights, mixed, mixed_low, cache, plane, page, head, places, low, high,
+                        SCALE, HEADS, HEAD, PAGE, PARTS, False,
+                    )  # fmt: skip
+                for index in range(tl.maximum(tl.maximum(from_page, whole), 1), to_page):
+                    page = tl.load(row_table + (page0 + index) % MAX_PAGES)
+                    peak, weights, mixed, mixed_low = _attend(
+                        q, q_low, peak, weights, mixed, mixed_low, cache, plane, page, head, index * PAGE + places,
+                        low, high, SCALE, HEADS, HEAD, PAGE, PARTS, True,
+                    )  # fmt: skip
             if PARTS == 2:
                 mixed += mixed_low * (1.0 / 2048.0)
             if LAST:
@@ -163,35 +175,38 @@ def attention_kernel(
             else:
                 r = row * per_row + s
             at = r[:, None] * (HEADS * HEAD) + head * HEAD + d[None, :]
-            if SPLITS == 1:
-                shared = mixed / tl.where(weights == 0.0, 1.0, weights)[:, None]
-                tl.store(mixed_out + at, shared.to(mixed_out.dtype.element_ty), mask=real[:, None])
-            else:
-                tl.store(partial + split * capacity * (HEADS * HEAD) + at, mixed, mask=real[:, None])
-                pair = ((split * capacity + r) * HEADS + head) * 2
-                tl.store(stats + pair, peak, mask=real)
-                tl.store(stats + pair + 1, weights, mask=real)
-                # All of this program's stores come before its arrival.
-                tl.debug_barrier()
-                ticket = arrived + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-                if tl.atomic_add(ticket, 1, sem="acq_rel", scope="gpu") == SPLITS - 1:
-                    tl.store(ticket, 0)
-                    n = tl.arange(0, SPLITS)
-                    pairs = ((n[None, :] * capacity + r[:, None]) * HEADS + head) * 2
-                    peaks = tl.load(
-                        stats + pairs, mask=real[:, None], other=float("-inf"), cache_modifier=".cg"
-                    )
-                    parts_of = tl.load(stats + pairs + 1, mask=real[:, None], other=0.0, cache_modifier=".cg")
-                    top = tl.max(peaks, 1)
-                    top = tl.where(top == float("-inf"), 0.0, top)
-                    fades = tl.exp2(peaks - top[:, None])
-                    whole_weight = tl.sum(parts_of * fades, 1)
-                    found = tl.load(
-                        partial + (n[:, None, None] * capacity * (HEADS * HEAD) + at[None, :, :]),
-                        mask=real[None, :, None],
-                        other=0.0,
-                        cache_modifier=".cg",
-                    )
-                    total = tl.sum(found * tl.trans(fades)[:, :, None], 0)
-                    shared = total / tl.where(whole_weight == 0.0, 1.0, whole_weight)[:, None]
+            if parts == 1:
+                if split == 0:
+                    shared = mixed / tl.where(weights == 0.0, 1.0, weights)[:, None]
                     tl.store(mixed_out + at, shared.to(mixed_out.dtype.element_ty), mask=real[:, None])
+            elif split < parts:  # noqa: SIM102 - what follows is left out when compiled
+                if SPLITS > 1:
+                    tl.store(partial + split * capacity * (HEADS * HEAD) + at, mixed, mask=real[:, None])
+                    pair = ((split * capacity + r) * HEADS + head) * 2
+                    tl.store(stats + pair, peak, mask=real)
+                    tl.store(stats + pair + 1, weights, mask=real)
+                    # All of this program's stores come before its arrival.
+                    tl.debug_barrier()
+                    ticket = arrived + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+                    if tl.atomic_add(ticket, 1, sem="acq_rel", scope="gpu") == parts - 1:
+                        tl.store(ticket, 0)
+                        n = tl.arange(0, SPLITS)
+                        pairs = ((n[None, :] * capacity + r[:, None]) * HEADS + head) * 2
+                        found_by = real[:, None] & (n < parts)[None, :]
+                        peaks = tl.load(
+                            stats + pairs, mask=found_by, other=float("-inf"), cache_modifier=".cg"
+                        )
+                        shares_of = tl.load(stats + pairs + 1, mask=found_by, other=0.0, cache_modifier=".cg")
+                        top = tl.max(peaks, 1)
+                        top = tl.where(top == float("-inf"), 0.0, top)
+                        fades = tl.exp2(peaks - top[:, None])
+                        whole_weight = tl.sum(shares_of * fades, 1)
+                        found = tl.load(
+                            partial + (n[:, None, None] * capacity * (HEADS * HEAD) + at[None, :, :]),
+                            mask=real[None, :, None] & (n < parts)[:, None, None],
+                            other=0.0,
+                            cache_modifier=".cg",
+                        )
+                        total = tl.sum(found * tl.trans(fades)[:, :, None], 0)
+                        shared = total / tl.where(whole_weight == 0.0, 1.0, whole_weight)[:, None]
+                        tl.store(mixed_out + at, shared.to(mixed_out.dtype.element_ty), mask=real[:, None])

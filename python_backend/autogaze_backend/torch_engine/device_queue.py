@@ -48,14 +48,23 @@ class DeviceQueue:
         return self._stream
 
     def __enter__(self) -> None:
-        """Makes this thread's work go to the stream, after what it enqueued before."""
+        """Makes this thread's work go to the stream."""
         if self._stream is None:
             return
         before = torch.cuda.current_stream(self.device)
         self._outer.append(before)
         if before != self._stream:
-            self._stream.wait_stream(before)
             torch.cuda.set_stream(self._stream)
+
+    def follow(self) -> None:
+        """Inside: what comes now waits for what this thread enqueued outside, such as the making of its tensors."""
+        if self._stream is not None and self._outer[-1] != self._stream:
+            self._stream.wait_stream(self._outer[-1])
+
+    def settle(self) -> None:
+        """Waits for all calls, and raises what went wrong on the device."""
+        if self._stream is not None:
+            self._stream.synchronize()
 
     def __exit__(self, *_: object) -> None:
         """Gives the thread its own stream back."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from autogaze_backend.bundle import Bundle
 from autogaze_backend.engine import Floats, GroupResult, Integers, Limits
 from autogaze_backend.generation import FrameLimits, FrameTokens
-from autogaze_backend.resident import groups_of
+from autogaze_backend.resident import BURST, FlagsTicket, groups_of
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.torch_engine.device_queue import DeviceQueue, Ticket
 from autogaze_backend.torch_engine.encoder import Convolution, encode
@@ -29,6 +29,9 @@ from autogaze_backend.torch_engine.weights import decoder_weights, encoder_weigh
 
 # Rows of a captured graph; a call takes the next larger one, whose idle programs return at once.
 _BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+# Up to so many rows, steps that are enqueued together are one graph: a graph's start costs as much as a kernel.
+_BURST_ROWS = 8
 
 # Rows of a captured encoder graph, by frames of its window.
 _ENCODER_BUCKETS = {1: (1, 4, 16, 64, 256), 16: (1, 2, 4, 8, 16)}
@@ -79,6 +82,7 @@ class TorchEngine:
         )
         if kernels is None:
             kernels = self._queue.is_cuda
+        self._kernels = kernels
         weights = load_file(bundle.weights)
         decoder = decoder_weights(spec, weights, self._device, self._dtype, halves=kernels)
         self._encoder = encoder_weights(spec, weights, self._device, self._dtype, halves=kernels)
@@ -183,6 +187,7 @@ class TorchEngine:
         padded = 1 if time == 1 else self._sizes.window
         most = _ENCODER_BUCKETS[padded][-1]
         with self._queue:
+            self._queue.follow()
             for start in range(0, len(slots), most):
                 part = slice(start, start + most)
                 self._encode_part(slots[part], frames[part], fresh[part], time, padded)
@@ -196,16 +201,23 @@ class TorchEngine:
             self._send(slots, places, budgets, requirements, dropped)
             self._launch("prefill", len(slots))
 
-    def continue_rows(self, slots: Integers) -> None:
+    def continue_rows(self, slots: Integers, calls: int = 1) -> None:
         """See ``ResidentEngine.continue_rows``."""
         with self._queue:
             # Steps of the same rows, one after another, find their slots there.
             if self._sent is None or not np.array_equal(self._sent, slots):
                 self._send(slots)
-            self._launch("step", len(slots))
+            if ("burst", self._bucket_of[len(slots)]) in self._graphs:
+                for _ in range(calls // BURST):
+                    self._launch("burst", len(slots), BURST)
+                calls %= BURST
+            for _ in range(calls):
+                self._launch("step", len(slots))
 
-    def flags(self, rows: int) -> Ticket:
+    def flags(self, rows: int) -> FlagsTicket:
         """See ``ResidentEngine.flags``."""
+        if self._kernels:
+            return self._work.ring.last(rows, self._queue.settle)
         with self._queue:
             return self._queue.fetch(self._work.flags[:rows], lambda flags: flags.astype(np.bool_))
 
@@ -271,12 +283,16 @@ class TorchEngine:
             dropped,
         )
         stops = any(limit.requirement is not None for limit in limits)
-        ticket: Ticket | None = None
-        for _ in range(max(groups) - 1):
+        ticket: FlagsTicket | None = None
+        left = max(groups) - 1
+        if not stops and left:
+            self.continue_rows(slots, left)
+            left = 0
+        for _ in range(left):
             # The flags of the call before the last: the device is never waited for while it has nothing to do.
             if ticket is not None and not ticket.wait().any():
                 break
-            ticket = self.flags(len(slots)) if stops else None
+            ticket = self.flags(len(slots))
             self.continue_rows(slots)
         counts, ids, confidences, losses = self.collect(slots, max(groups) * size).wait()
         ends = counts[:, 0].tolist()
@@ -291,6 +307,7 @@ class TorchEngine:
         fresh = torch.full((len(frames),), state is None, device=self._device)
         shape = (len(frames), *self.encoder_state_shape)
         with self._queue, _ExactConvolutions():
+            self._queue.follow()
             inputs = torch.as_tensor(frames).to(self._device)
             before = torch.zeros(shape, dtype=self._dtype, device=self._device)
             if state is not None:
@@ -422,7 +439,8 @@ class TorchEngine:
         self._queue.send(staging, target)
         self._state.table.index_copy_(0, self._send_indices(changed), target)
 
-    def _launch(self, phase: str, rows: int) -> None:
+    def _launch(self, phase: str, rows: int, calls: int = 1) -> None:
+        self._work.ring.begin(calls)
         if not self._queue.is_cuda:
             getattr(self._ops, phase)(rows)
             return
@@ -501,6 +519,9 @@ class TorchEngine:
         for phase in ("prefill", "step"):
             for bucket in self._row_buckets():
                 self._graphs[phase, bucket] = self._captured(partial(getattr(self._ops, phase), bucket), pool)
+        for bucket in self._row_buckets():
+            if bucket <= _BURST_ROWS:
+                self._graphs["burst", bucket] = self._captured(partial(self._burst, bucket), pool)
         side = self._spec.input_size
         for time, buckets in _ENCODER_BUCKETS.items():
             most = min(buckets[-1], max(self._row_buckets()))
@@ -513,6 +534,10 @@ class TorchEngine:
                     graph.capture(self, pool)
                     self._encoder_graphs[time, bucket] = graph
         torch.cuda.synchronize(self._device)
+
+    def _burst(self, rows: int) -> None:
+        for _ in range(BURST):
+            self._ops.step(rows)
 
     def _captured(self, run: Callable[[], None], pool: Any) -> Any:
         run()

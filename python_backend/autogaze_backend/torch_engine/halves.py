@@ -24,14 +24,17 @@ def split_halves(values: NDArray[np.float64]) -> NDArray[np.float16]:
 
 @triton.jit
 def after_previous(CHAINED: tl.constexpr):
-    """Lets the next kernel of a chain start its launch now, and waits for the end of the one before.
+    """Waits for the end of the kernel before, then lets the next one of the chain start its launch.
+
+    In this order one kernel is launched ahead. In the other, each would be launched as soon as the one before it
+    waits, so that half a call lies on the multiprocessors at once and takes the room of those at work.
 
     What the host sent for the call (how many rows, which slots) does not change along the chain, so it may be
     read before.
     """
     if CHAINED:
-        tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit

@@ -16,6 +16,7 @@ from torch import Tensor
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.torch_engine.attention_kernels import attention_kernel
 from autogaze_backend.torch_engine.encoder_kernels import convolution_kernel
+from autogaze_backend.torch_engine.flag_ring import CALL_MASK, CALLS
 from autogaze_backend.torch_engine.linear_kernels import (
     down_kernel,
     gate_up_kernel,
@@ -63,9 +64,9 @@ FEW_TOKENS = 1024
 
 # By whether the arithmetic is float32, and whether the tokens are few.
 TILINGS: dict[tuple[bool, bool], Tiling] = {
-    (True, True): Tiling(16, 32, 64, 1, 2, 3, 16, 4, 2),
+    (True, True): Tiling(16, 32, 64, 1, 2, 3, 16, 2, 2),
     (True, False): Tiling(64, 64, 64, 2, 4, 2, 64, 4, 2),
-    (False, True): Tiling(16, 32, 64, 1, 2, 3, 16, 4, 3),
+    (False, True): Tiling(16, 32, 64, 1, 2, 5, 16, 2, 3),
     (False, False): Tiling(64, 64, 64, 2, 4, 3, 64, 4, 3),
 }
 
@@ -149,6 +150,7 @@ class TritonOps:
             work.cos,
             work.sin,
             work.count,
+            work.ring.calls,
             spec.tokens_per_frame,
             WINDOW=state.vision.shape[1],
             PER_ROW=per_row,
@@ -180,6 +182,7 @@ class TritonOps:
             work.cos,
             work.sin,
             work.count,
+            work.ring.calls,
             GROUP=spec.group_size,
             GROUP_PAD=_padded(spec.group_size),
             WIDTH=spec.hidden_size,
@@ -299,6 +302,7 @@ class TritonOps:
             PAGE=PAGE,
             MAX_PAGES=state.table.shape[1],
             SPLITS=splits,
+            ONE_LOOP=splits > 1,
             QUERIES=queries,
             SCALE=spec.head_dim**-0.5 * math.log2(math.e),
             PARTS=self._parts,
@@ -403,6 +407,9 @@ class TritonOps:
             work.call,
             self._call_float,
             work.flags,
+            work.ring.calls,
+            work.ring.told,
+            len(work.slots),
             spec.tokens_per_frame,
             STRIDE=stride,
             VOCABULARY=spec.vocab_size,
@@ -411,8 +418,10 @@ class TritonOps:
             GROUP_PAD=_padded(spec.group_size),
             RECORD=state.entries,
             WINDOW=state.frame_counts.shape[1],
+            CALLS=CALLS,
+            CALL_MASK=CALL_MASK,
             FIRST=first,
-            num_warps=1,
+            num_warps=8,
         )
 
     def _tiling(self, tokens: int) -> Tiling:

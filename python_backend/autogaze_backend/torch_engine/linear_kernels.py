@@ -33,6 +33,7 @@ def open_frame_kernel(
     cos,
     sin,
     count,
+    calls,
     padding,
     WINDOW: tl.constexpr,
     PER_ROW: tl.constexpr,
@@ -85,6 +86,8 @@ def open_frame_kernel(
         tl.store(sin + target, tl.sin(angle).to(tl.float32), mask=(s < PER_ROW)[:, None])
         if tl.program_id(1) == 0:
             tl.store(count + row, leftover + VISION)
+            if row == 0:
+                tl.store(calls, tl.load(calls) + 1)
             tl.store(first + slot, tl.load(first + slot) + tl.load(request + row * 4 + 3))
 
 
@@ -101,6 +104,7 @@ def open_step_kernel(
     cos,
     sin,
     count,
+    calls,
     GROUP: tl.constexpr,
     GROUP_PAD: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -128,6 +132,26 @@ def open_step_kernel(
         tl.store(cos + target, tl.cos(angle).to(tl.float32), mask=(k < GROUP)[:, None])
         tl.store(sin + target, tl.sin(angle).to(tl.float32), mask=(k < GROUP)[:, None])
         tl.store(count + row, tl.where(tl.load(running + slot) != 0, GROUP, 0))
+        if row == 0:
+            tl.store(calls, tl.load(calls) + 1)
+
+
+@triton.jit
+def _angles(cos, sin, r, d, wanted, HALF: tl.constexpr):
+    """How a token's queries and keys are turned."""
+    angle = r[:, None] * HALF + d[None, :]
+    return tl.load(cos + angle, mask=wanted[:, None], other=0.0), tl.load(
+        sin + angle, mask=wanted[:, None], other=0.0
+    )
+
+
+@triton.jit
+def _places(slots, count, length, table, row, s, wanted, PAGE: tl.constexpr, MAX_PAGES: tl.constexpr):
+    """Which tokens are kept, their places in the cache, and the pages of these."""
+    slot = tl.load(slots + row, mask=wanted, other=0).to(tl.int64)
+    kept = wanted & (s < tl.load(count + row, mask=wanted, other=0))
+    place = tl.load(length + slot, mask=wanted, other=0) + s
+    return kept, place, tl.load(table + slot * MAX_PAGES + (place // PAGE) % MAX_PAGES, mask=kept, other=0)
 
 
 @triton.jit(do_not_specialize=["per_row"])
@@ -175,6 +199,15 @@ def qkv_kernel(
         first_low = tl.zeros((TOKENS, HEADS_AT_ONCE * HALF), tl.float32)
         second_low = tl.zeros((TOKENS, HEADS_AT_ONCE * HALF), tl.float32)
         square = tl.zeros((TOKENS,), tl.float32)
+        row = r // per_row
+        s = r % per_row
+        if TOKENS <= 16:
+            # A small program asks for what its end needs before the product, which hides the wait; a large one has no
+            # registers to spare.
+            c, n = _angles(cos, sin, r, d, real & (part < 2), HALF)
+            kept, place, page = _places(
+                slots, count, length, table, row, s, real & (part > 0), PAGE, MAX_PAGES
+            )
         for k0 in range(0, WIDTH, SHARED):
             k = k0 + tl.arange(0, SHARED)
             values = tl.load(x + r[:, None] * WIDTH + k[None, :], mask=real[:, None], other=0.0)
@@ -185,12 +218,9 @@ def qkv_kernel(
         scale = tl.rsqrt(square / WIDTH + EPSILON)[:, None]
         first = joined(first, first_low, PARTS) * scale
         second = joined(second, second_low, PARTS) * scale
-        row = r // per_row
-        s = r % per_row
         if part < 2:
-            angle = r[:, None] * HALF + d[None, :]
-            c = tl.load(cos + angle, mask=real[:, None], other=0.0)
-            n = tl.load(sin + angle, mask=real[:, None], other=0.0)
+            if TOKENS > 16:
+                c, n = _angles(cos, sin, r, d, real, HALF)
             rotated = first * c - second * n
             second = second * c + first * n
             first = rotated
@@ -200,12 +230,14 @@ def qkv_kernel(
             tl.store(asked, first.to(query.dtype.element_ty), mask=real[:, None])
             tl.store(asked + HALF, second.to(query.dtype.element_ty), mask=real[:, None])
         else:
-            slot = tl.load(slots + row, mask=real, other=0).to(tl.int64)
-            kept = real & (s < tl.load(count + row, mask=real, other=0))
-            place = tl.load(length + slot, mask=real, other=0) + s
-            page = tl.load(table + slot * MAX_PAGES + (place // PAGE) % MAX_PAGES, mask=kept, other=0)
+            if TOKENS > 16:
+                kept, place, page = _places(slots, count, length, table, row, s, real, PAGE, MAX_PAGES)
             base = (page.to(tl.int64)[:, None] * HEADS + head[None, :]) * PAGE + (place % PAGE)[:, None]
             target = cache + (part - 1).to(tl.int64) * PARTS * plane + base * (2 * HALF) + d[None, :]
+            # Pages go from row to row, and what is masked there must be finite whatever a row was given. Numbers
+            # that float16 cannot hold come from no sensible input, and a maximum takes the place of one that is none.
+            first = tl.minimum(tl.maximum(first, -65504.0), 65504.0)
+            second = tl.minimum(tl.maximum(second, -65504.0), 65504.0)
             first_high = first.to(tl.float16)
             second_high = second.to(tl.float16)
             tl.store(target, first_high, mask=kept[:, None])
@@ -246,6 +278,13 @@ def out_kernel(
         r = start + tl.arange(0, TOKENS)
         real = r < tokens
         n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+        if LAST:
+            source = r * per_row + tl.load(count + r, mask=real, other=1) - 1
+            # A row that rests has no read-out token; what is computed for it is not used.
+            source = tl.maximum(source, 0)
+        else:
+            source = r
+        residual = tl.load(x + source[:, None] * WIDTH + n[None, :], mask=real[:, None], other=0.0)
         total = tl.zeros((TOKENS, COLUMNS), tl.float32)
         low = tl.zeros((TOKENS, COLUMNS), tl.float32)
         for k0 in range(0, WIDTH, SHARED):
@@ -253,14 +292,7 @@ def out_kernel(
             values = tl.load(mixed + r[:, None] * WIDTH + k[None, :], mask=real[:, None], other=0.0)
             w = weight + k[:, None] * WIDTH + n[None, :]
             total, low = product(values, w, WIDTH * WIDTH, total, low, PARTS)
-        total = joined(total, low, PARTS)
-        if LAST:
-            source = r * per_row + tl.load(count + r, mask=real, other=1) - 1
-            # A row that rests has no read-out token; what is computed for it is not used.
-            source = tl.maximum(source, 0)
-        else:
-            source = r
-        total += tl.load(x + source[:, None] * WIDTH + n[None, :], mask=real[:, None], other=0.0)
+        total = joined(total, low, PARTS) + residual
         tl.store(y + r[:, None] * WIDTH + n[None, :], total, mask=real[:, None])
 
 
@@ -334,14 +366,14 @@ def down_kernel(
         n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         total = tl.zeros((TOKENS, COLUMNS), tl.float32)
         low = tl.zeros((TOKENS, COLUMNS), tl.float32)
+        at = x + r[:, None] * WIDTH + n[None, :]
+        residual = tl.load(at, mask=real[:, None], other=0.0)
         for k0 in range(0, INNER, SHARED):
             k = k0 + tl.arange(0, SHARED)
             values = tl.load(hidden + r[:, None] * INNER + k[None, :], mask=real[:, None], other=0.0)
             w = weight + k[:, None] * WIDTH + n[None, :]
             total, low = product(values, w, INNER * WIDTH, total, low, PARTS)
-        at = x + r[:, None] * WIDTH + n[None, :]
-        total = joined(total, low, PARTS) + tl.load(at, mask=real[:, None], other=0.0)
-        tl.store(at, total, mask=real[:, None])
+        tl.store(at, joined(total, low, PARTS) + residual, mask=real[:, None])
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import triton.language as tl
 from autogaze_backend.torch_engine.halves import after_previous
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def select_kernel(
     slots,
     request,
@@ -31,6 +31,9 @@ def select_kernel(
     call,
     call_float,
     flags,
+    calls,
+    told,
+    capacity,
     padding,
     STRIDE: tl.constexpr,
     VOCABULARY: tl.constexpr,
@@ -39,6 +42,8 @@ def select_kernel(
     GROUP_PAD: tl.constexpr,
     RECORD: tl.constexpr,
     WINDOW: tl.constexpr,
+    CALLS: tl.constexpr,
+    CALL_MASK: tl.constexpr,
     FIRST: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
@@ -46,43 +51,82 @@ def select_kernel(
 
     A pick masks the heads after it; a predicted loss at or below the requirement takes its slot, except the
     frame's very first; the frame ends with a stop, an empty budget, or fewer free ids than heads.
+
+    ``told`` lies in the host's memory (``flag_ring.py``).
     """
     row = tl.program_id(0)
     rows = tl.load(active)
+    slot = tl.load(slots + row).to(tl.int64)
     after_previous(CHAINED)
     if row < rows:
-        slot = tl.load(slots + row).to(tl.int64)
+        # Everything that is read is asked for at once: a branch in between would wait for what it depends on.
+        v = tl.arange(0, VOCABULARY_PAD)
+        k = tl.arange(0, GROUP_PAD)
+        head = tl.arange(0, GROUP_PAD)[:, None]
         alive = tl.load(running + slot)
         if FIRST:
             alive = 1
+            taken = (v == padding) | (v >= VOCABULARY)
+            window = tl.load(request + row * 4)
+            left = tl.load(request + row * 4 + 1)
+            limit = tl.load(request + row * 4 + 2).to(tl.float32, bitcast=True)
+        else:
+            taken = tl.load(chosen + slot * VOCABULARY + v, mask=v < VOCABULARY, other=1) != 0
+            window = tl.load(frame + slot)
+            left = tl.load(budget + slot)
+            limit = tl.load(requirement + slot)
+        scores = tl.load(
+            logits + row * STRIDE + head * VOCABULARY + v[None, :],
+            mask=(head < GROUP) & (v < VOCABULARY)[None, :],
+            other=float("-inf"),
+        )
+        losses = tl.load(logits + row * STRIDE + GROUP * VOCABULARY + k, mask=k < GROUP, other=0.0)
+        at = tl.load(cursor + slot)
+        stored = tl.load(length + slot)
+        reached = tl.load(position + slot)
+        number = tl.load(calls)
+        telling = told + (number & (CALLS - 1)) * capacity + row
+        number = (number & CALL_MASK) * 2
         if alive != 0:
-            v = tl.arange(0, VOCABULARY_PAD)
-            k = tl.arange(0, GROUP_PAD)
             if FIRST:
-                taken = (v == padding) | (v >= VOCABULARY)
-                window = tl.load(request + row * 4)
-                left = tl.load(request + row * 4 + 1)
-                limit = tl.load(request + row * 4 + 2).to(tl.float32, bitcast=True)
-            else:
-                taken = tl.load(chosen + slot * VOCABULARY + v, mask=v < VOCABULARY, other=1) != 0
-                window = tl.load(frame + slot)
-                left = tl.load(budget + slot)
-                limit = tl.load(requirement + slot)
+                tl.store(chosen + slot * VOCABULARY + v, taken.to(tl.int8), mask=v < VOCABULARY)
             free = VOCABULARY_PAD - tl.sum(taken.to(tl.int32), 0)
-            ids = tl.zeros((GROUP_PAD,), tl.int32)
-            confidence = tl.zeros((GROUP_PAD,), tl.float32)
-            # Unrolled: what is loaded does not wait for what was chosen.
-            for head in tl.static_range(GROUP):
-                scores = tl.load(
-                    logits + row * STRIDE + head * VOCABULARY + v, mask=v < VOCABULARY, other=float("-inf")
-                )
-                scores = tl.where(taken, float("-inf"), scores)
-                top, pick = tl.max(scores, 0, return_indices=True)
-                shares = tl.sum(tl.exp(scores - top), 0)
-                taken = taken | (v == pick)
-                ids = tl.where(k == head, pick, ids)
-                confidence = tl.where(k == head, 1.0 / shares, confidence)
-            losses = tl.load(logits + row * STRIDE + GROUP * VOCABULARY + k, mask=k < GROUP, other=0.0)
+            scores = tl.where(taken[None, :], float("-inf"), scores)
+            # Each head's choice as if it were the first to choose.
+            top, ids = tl.max(scores, 1, return_indices=True)
+            shares = tl.sum(tl.exp(scores - top[:, None]), 1)
+            # Whether ``shares`` is without the ids that earlier heads took.
+            settled = k >= GROUP
+            same = (ids[:, None] == ids[None, :]) & (k[:, None] < k[None, :]) & (k < GROUP)[None, :]
+            if tl.sum(tl.sum(same.to(tl.int32), 1), 0) > 0:
+                # Heads agree, which is rare: the later one chooses again, in order.
+                for later in tl.static_range(1, GROUP):
+                    wish = tl.sum(tl.where(k == later, ids, 0), 0)
+                    if tl.sum(((k < later) & (ids == wish)).to(tl.int32), 0) > 0:
+                        line = tl.load(
+                            logits + row * STRIDE + later * VOCABULARY + v,
+                            mask=v < VOCABULARY,
+                            other=float("-inf"),
+                        )
+                        gone = ((k < later)[:, None] & (ids[:, None] == v[None, :])).to(tl.int32)
+                        line = tl.where(taken | (tl.max(gone, 0) != 0), float("-inf"), line)
+                        best, pick = tl.max(line, 0, return_indices=True)
+                        ids = tl.where(k == later, pick, ids)
+                        shares = tl.where(k == later, tl.sum(tl.exp(line - best), 0), shares)
+                        settled = settled | (k == later)
+            # A head's own choice is the largest share of what is left, so what is taken away cancels little.
+            earlier = tl.load(
+                logits + row * STRIDE + head * VOCABULARY + ids[None, :],
+                mask=(k[None, :] < head) & (head < GROUP),
+                other=float("-inf"),
+            )
+            removed = tl.sum(tl.exp(earlier - top[:, None]), 1)
+            confidence = 1.0 / tl.where(settled, shares, shares - removed)
+            # A row of numbers that are none must not choose beyond the vocabulary, where another row's choices lie.
+            ids = tl.minimum(ids, VOCABULARY - 1)
+            # After the store of the whole, where the frame is new.
+            tl.debug_barrier()
+            tl.store(chosen + slot * VOCABULARY + ids, tl.full((GROUP_PAD,), 1, tl.int8), mask=k < GROUP)
             size = tl.minimum(tl.minimum(left, free), GROUP)
             exists = k < size
             stopped = exists & (losses <= limit)
@@ -94,7 +138,6 @@ def select_kernel(
             confidence = tl.where(valid, confidence, 0.0)
             slots_of_group = k < GROUP
 
-            at = tl.load(cursor + slot)
             if FIRST:
                 at = tl.where(window == 0, 0, at)
                 before = 0
@@ -111,16 +154,16 @@ def select_kernel(
             tl.store(cursor + slot, at + size)
             tl.store(frame_counts + slot * WINDOW + window, before + size)
             tl.store(group + slot * GROUP + k, ids, mask=slots_of_group)
-            tl.store(chosen + slot * VOCABULARY + v, taken.to(tl.int8), mask=v < VOCABULARY)
             tl.store(budget + slot, left - size)
-            tl.store(length + slot, tl.load(length + slot) + fed)
-            moved = tl.load(position + slot) + fed
+            tl.store(length + slot, stored + fed)
+            moved = reached + fed
             tl.store(position + slot, moved)
             if FIRST:
                 tl.store(anchor + slot, moved)
             more = (finished == 0).to(tl.int32)
             tl.store(running + slot, more)
             tl.store(flags + row, more)
+            tl.store(telling, number + more)
             answer = row * (3 * GROUP + 1)
             tl.store(call + answer + k, ids, mask=slots_of_group)
             tl.store(call_float + answer + GROUP + k, confidence, mask=slots_of_group)
@@ -128,3 +171,4 @@ def select_kernel(
             tl.store(call + answer + 3 * GROUP, size)
         else:
             tl.store(flags + row, 0)
+            tl.store(telling, number)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autogaze_backend.spec import ModelSpec
+from autogaze_backend.torch_engine.flag_ring import FlagRing
 from autogaze_backend.torch_engine.pages import PAGE
 
 
@@ -114,6 +115,7 @@ class Work:
         count: int32 ``[rows]``, tokens that each row feeds.
         call: int32 ``[rows, 3K + 1]``: ids, bits of confidences and of losses, slots of the group.
         flags: int32 ``[rows]``, whether the row's frame goes on.
+        ring: the same, where the host sees it.
         x: float32 ``[tokens, C]``, the residual.
         last: float32 ``[rows, C]``, that of the read-out tokens in the last layer.
         logits: float32 ``[rows, stride]``: K·V logits, K losses.
@@ -135,6 +137,7 @@ class Work:
         self.count = zeros(rows, kind=torch.int32)
         self.call = zeros(rows, 3 * spec.group_size + 1, kind=torch.int32)
         self.flags = zeros(rows, kind=torch.int32)
+        self.ring = FlagRing(rows, device)
         self.x = zeros(tokens, width)
         self.last = zeros(rows, width)
         self.cos, self.sin = (zeros(tokens, spec.head_dim // 2) for _ in range(2))
