@@ -147,19 +147,20 @@ class MeteredResidentEngine(MeteredEngine):
     of a frame of streams, which is waited for.
     """
 
-    def encode_frames(self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_]) -> None:
+    def encode_frames(
+        self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_], plans: NDArray[np.int32]
+    ) -> None:
         """As ``ResidentEngine.encode_frames``, stage and phase ``encode``."""
         with self._meters.stage("encode"):
-            self._engine.encode_frames(slots, frames, fresh)  # type: ignore[attr-defined]
+            self._engine.encode_frames(slots, frames, fresh, plans)  # type: ignore[attr-defined]
         self._count("encode", len(slots))
 
-    def open_rows(
-        self, slots: Integers, places: Integers, budgets: Integers, requirements: Floats, dropped: Integers
-    ) -> None:
+    def open_rows(self, slots: Integers, calls: int = 1) -> None:
         """As ``ResidentEngine.open_rows``, stage and phase ``prefill``."""
         with self._meters.stage("prefill"):
-            self._engine.open_rows(slots, places, budgets, requirements, dropped)  # type: ignore[attr-defined]
-        self._count("prefill", len(slots))
+            self._engine.open_rows(slots, calls)  # type: ignore[attr-defined]
+        for _ in range(calls):
+            self._count("prefill", len(slots))
 
     def continue_rows(self, slots: Integers, calls: int = 1) -> None:
         """As ``ResidentEngine.continue_rows``, stage and phase ``step``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("autogaze")
 
-# Steps that are enqueued at once while the batch stays as it is.
+# Calls that are enqueued at once while the batch stays as it is.
 BURST = 4
+
+# Rows up to which frames are opened ahead, too: a call of more takes the device so long that the host is in no hurry.
+_BURST_ROWS = 16
 
 
 class FlagsTicket(Protocol):
@@ -77,16 +81,17 @@ class ResidentEngine(Engine, Protocol):
     def forget(self, slot: int, first: int) -> None:
         """Takes back the memory of the slot's positions before ``first``, which have left its cache."""
 
-    def encode_frames(self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_]) -> None:
+    def encode_frames(
+        self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_], plans: NDArray[np.int32]
+    ) -> None:
         """Encodes a window of frames of each slot, T the same; ``fresh`` starts a stream.
 
-        Frames are model input ``[T, 3, side, side]``, or bytes ``[T, H, W, 3 or 4]`` for the resize mode.
+        Frames are model input ``[T, 3, side, side]``, or bytes ``[T, H, W, 3 or 4]`` for the resize mode; ``plans`` int32
+        ``[B, T, 3]`` are what ``frame_plans`` makes.
         """
 
-    def open_rows(
-        self, slots: Integers, places: Integers, budgets: Integers, requirements: Floats, dropped: Integers
-    ) -> None:
-        """Opens the frame at ``places`` of each slot's window, after ``dropped`` positions have left the cache."""
+    def open_rows(self, slots: Integers, calls: int = 1) -> None:
+        """Opens the next frame of each slot's window, ``calls`` times: then each but the last has one group."""
 
     def continue_rows(self, slots: Integers, calls: int = 1) -> None:
         """Feeds the last group of each slot and chooses the next, ``calls`` times; ended frames are left alone."""
@@ -126,6 +131,24 @@ def groups_of(spec: ModelSpec, budget: int) -> int:
 def frame_positions(spec: ModelSpec, budget: int) -> int:
     """The most positions that a frame adds to the cache, the group left over from the one before included."""
     return spec.vision_tokens + groups_of(spec, budget) * spec.group_size
+
+
+def frame_plans(budgets: Sequence[int], requirement: float | None, dropped: int = 0) -> NDArray[np.int32]:
+    """What an engine must know of frames, int32 ``[T, 3]``.
+
+    Args:
+        budgets: tokens of each, at most.
+        requirement: the loss that stops a frame.
+        dropped: positions that leave the cache before the first frame.
+
+    Returns:
+        Of each frame its budget, the bits of the requirement (NaN never stops), and the positions to drop.
+    """
+    plans = np.zeros((len(budgets), 3), np.int32)
+    plans[:, 0] = budgets
+    plans[:, 1] = np.array([math.nan if requirement is None else requirement], np.float32).view(np.int32)
+    plans[0, 2] = dropped
+    return plans
 
 
 @dataclass
@@ -193,7 +216,7 @@ class ResidentScheduler:
         try:
             opening = self._encode(self._still_wanted(opening))
             if opening:
-                self._open_frames(opening)
+                self._open_frames(opening, burst=not running)
             if running:
                 self._continue(running, burst=not opening)
         except Exception as error:
@@ -297,27 +320,39 @@ class ResidentScheduler:
                 np.array([run.slot for run, _ in group]),
                 [frames for _, frames in group],
                 np.array([run.fresh for run, _ in group]),
+                np.stack(
+                    [
+                        frame_plans(run.budgets[run.frame : run.frame + len(frames)], run.requirement)
+                        for run, frames in group
+                    ]
+                ),
             )
             for run, _ in group:
                 run.fresh, run.entries = False, 0
                 ready.append(run)
         return ready
 
-    def _open_frames(self, runs: list[_Run]) -> None:
-        rows, window = len(runs), self._engine.window
-        budgets = [run.budgets[run.frame] for run in runs]
-        self._engine.open_rows(
-            np.array([run.slot for run in runs]),
-            np.array([run.frame % window for run in runs]),
-            np.array(budgets),
-            np.array([run.requirement for run in runs], np.float32),
-            np.zeros(rows, np.int64),
-        )
-        for run, budget in zip(runs, budgets, strict=True):
-            groups = groups_of(self._spec, budget)
-            run.left = groups - 1
-            run.entries += groups * self._spec.group_size
+    def _open_frames(self, runs: list[_Run], *, burst: bool) -> None:
+        calls = 1
+        if burst and len(runs) <= _BURST_ROWS:
+            calls = min(BURST, *(self._single_groups(run) for run in runs))
+        self._engine.open_rows(np.array([run.slot for run in runs]), calls)
+        for run in runs:
+            groups = [groups_of(self._spec, budget) for budget in run.budgets[run.frame : run.frame + calls]]
+            run.left = groups[-1] - 1
+            run.entries += sum(groups) * self._spec.group_size
+            # The last of them is counted where calls are, below.
+            run.frame += calls - 1
+        self._clock += (calls - 1) * len(runs)
         self._after_call(runs)
+
+    def _single_groups(self, run: _Run) -> int:
+        """Frames of one group that come next in the row's window, at least 1: nothing is chosen between them."""
+        end = min(run.frames, run.frame - run.frame % self._engine.window + self._engine.window)
+        count = 0
+        while run.frame + count < end and groups_of(self._spec, run.budgets[run.frame + count]) == 1:
+            count += 1
+        return max(count, 1)
 
     def _continue(self, runs: list[_Run], *, burst: bool) -> None:
         slots = np.array([run.slot for run in runs])

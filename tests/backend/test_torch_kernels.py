@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from autogaze_backend.resident import frame_plans
 from autogaze_backend.spec import ModelSpec
 from autogaze_export.binding import weight_shapes
 
@@ -114,16 +115,19 @@ class Side:
             self.ops = ReferenceOps(SPEC, weights, state, self.work)
 
     def prefill(self, places, budgets, requirements, dropped) -> None:
-        self._send(places, budgets, np.array(requirements, np.float32), dropped)
+        for slot, place, *plan in zip(SLOTS, places, budgets, requirements, dropped, strict=True):
+            self.state.frame[slot] = place - 1
+            self.state.plan[slot, place] = torch.from_numpy(frame_plans([plan[0]], plan[1], plan[2])[0])
+        self._send()
         self.ops.prefill(SIZES.rows)
 
     def step(self) -> None:
         self._send()
         self.ops.step(SIZES.rows)
 
-    def _send(self, *request) -> None:
+    def _send(self) -> None:
         host = np.zeros(self.work.inputs.numel(), np.int32)
-        pack_inputs(host, np.array(SLOTS), *(np.asarray(part) for part in request))
+        pack_inputs(host, np.array(SLOTS))
         self.work.inputs.copy_(torch.from_numpy(host))
 
     def flags(self) -> list[int]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from autogaze_backend.bundle import Bundle
 from autogaze_backend.engine import Floats, GroupResult, Integers, Limits
 from autogaze_backend.generation import FrameLimits, FrameTokens
-from autogaze_backend.resident import BURST, FlagsTicket, groups_of
+from autogaze_backend.resident import BURST, FlagsTicket, frame_plans, groups_of
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.torch_engine.device_queue import DeviceQueue, Ticket
 from autogaze_backend.torch_engine.encoder import Convolution, encode
@@ -30,7 +30,7 @@ from autogaze_backend.torch_engine.weights import decoder_weights, encoder_weigh
 # Rows of a captured graph; a call takes the next larger one, whose idle programs return at once.
 _BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
-# Up to so many rows, steps that are enqueued together are one graph: a graph's start costs as much as a kernel.
+# Up to so many rows, calls that are enqueued together are one graph: a graph's start costs as much as a kernel.
 _BURST_ROWS = 8
 
 # Rows of a captured encoder graph, by frames of its window.
@@ -109,7 +109,7 @@ class TorchEngine:
         self.preprocessing = DevicePreprocessing(bundle.preprocessing, spec.input_size, self._device)
         self._table = PageTable(self._sizes.slots, pages, self._sizes.max_pages)
         self._free = list(range(self._sizes.slots - 1, -1, -1))
-        self._graphs: dict[tuple[str, int], Any] = {}
+        self._graphs: dict[tuple[str, int, int], Any] = {}
         self._encoder_graphs: dict[tuple[int, int], Any] = {}
         self._bucket_of = [0] * (self._sizes.rows + 1)
         for size in reversed(self._row_buckets()):
@@ -178,7 +178,9 @@ class TorchEngine:
         """See ``ResidentEngine.forget``; calls take effect in order, so who gets the pages writes to them later."""
         self._table.advance(slot, first)
 
-    def encode_frames(self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_]) -> None:
+    def encode_frames(
+        self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_], plans: NDArray[np.int32]
+    ) -> None:
         """See ``ResidentEngine.encode_frames``; frames are arrays, or tensors, on the device or not.
 
         They may also be bytes, uint8 ``[T, H, W, 3 or 4]`` of any size, which become model input on the device.
@@ -190,29 +192,18 @@ class TorchEngine:
             self._queue.follow()
             for start in range(0, len(slots), most):
                 part = slice(start, start + most)
-                self._encode_part(slots[part], frames[part], fresh[part], time, padded)
+                self._encode_part(slots[part], frames[part], fresh[part], plans[part], padded)
 
-    def open_rows(
-        self, slots: Integers, places: Integers, budgets: Integers, requirements: Floats, dropped: Integers
-    ) -> None:
+    def open_rows(self, slots: Integers, calls: int = 1) -> None:
         """See ``ResidentEngine.open_rows``."""
         with self._queue:
             self._send_tables()
-            self._send(slots, places, budgets, requirements, dropped)
-            self._launch("prefill", len(slots))
+            self._call("prefill", slots, calls)
 
     def continue_rows(self, slots: Integers, calls: int = 1) -> None:
         """See ``ResidentEngine.continue_rows``."""
         with self._queue:
-            # Steps of the same rows, one after another, find their slots there.
-            if self._sent is None or not np.array_equal(self._sent, slots):
-                self._send(slots)
-            if ("burst", self._bucket_of[len(slots)]) in self._graphs:
-                for _ in range(calls // BURST):
-                    self._launch("burst", len(slots), BURST)
-                calls %= BURST
-            for _ in range(calls):
-                self._launch("step", len(slots))
+            self._call("step", slots, calls)
 
     def flags(self, rows: int) -> FlagsTicket:
         """See ``ResidentEngine.flags``."""
@@ -273,15 +264,14 @@ class TorchEngine:
     ) -> list[FrameTokens]:
         size = self._spec.group_size
         groups = [groups_of(self._spec, limit.max_tokens) for limit in limits]
-        requirements = [float("nan") if x.requirement is None else x.requirement for x in limits]
-        self.encode_frames(slots, frames, fresh)
-        self.open_rows(
-            slots,
-            np.zeros(len(slots), np.int64),
-            np.array([limit.max_tokens for limit in limits]),
-            np.array(requirements, np.float32),
-            dropped,
+        plans = np.stack(
+            [
+                frame_plans([limit.max_tokens], limit.requirement, leaving)
+                for limit, leaving in zip(limits, dropped.tolist(), strict=True)
+            ]
         )
+        self.encode_frames(slots, frames, fresh, plans)
+        self.open_rows(slots)
         stops = any(limit.requirement is not None for limit in limits)
         ticket: FlagsTicket | None = None
         left = max(groups) - 1
@@ -329,14 +319,18 @@ class TorchEngine:
         group = np.full((len(slots), self._spec.group_size), self._spec.tokens_per_frame, np.int32)
         for row, count in enumerate(pending_count):
             group[row, :count] = pending[row, :count]
-        rows = np.zeros(len(slots), np.int64)
+        plans = [
+            frame_plans([budget], requirement)[0]
+            for budget, requirement in zip(limits.budget.tolist(), limits.requirement.tolist(), strict=True)
+        ]
         with self._queue:
             index = self._place(slots, group, lengths, lengths + pending_count + vision.shape[1])
             self._state.position[index] = self._tensor(positions, torch.int64)
             self._state.vision[index, 0] = self._tensor(vision, self._dtype)
+            self._state.plan[index, 0] = self._tensor(np.stack(plans), torch.int32)
+            self._state.frame[index] = -1
             self._send_tables()
-            self._send(slots, rows, limits.budget, limits.requirement, rows)
-            self._launch("prefill", len(slots))
+            self._call("prefill", slots)
             return self._group(len(slots))
 
     def step(
@@ -353,8 +347,7 @@ class TorchEngine:
             # The host keeps the record of a frame that it drives itself.
             self._state.cursor[index] = 0
             self._send_tables()
-            self._send(slots)
-            self._launch("step", len(slots))
+            self._call("step", slots)
             return self._group(len(slots))
 
     def move(self, slot: int, source: Integers, destination: Integers) -> None:
@@ -405,18 +398,20 @@ class TorchEngine:
             logits=logits.reshape(rows, size, spec.vocab_size).copy(),
         )
 
-    def _send(
-        self,
-        slots: Integers,
-        places: Integers | None = None,
-        budgets: Integers | None = None,
-        requirements: Floats | None = None,
-        dropped: Integers | None = None,
-    ) -> None:
-        staging = self._queue.staging(self._work.inputs.numel(), torch.int32)
-        pack_inputs(staging.numpy(), slots, places, budgets, requirements, dropped)
-        self._queue.send(staging, self._work.inputs)
-        self._sent = slots
+    def _call(self, phase: str, slots: Integers, calls: int = 1) -> None:
+        rows = len(slots)
+        # Calls for the same rows, one after another, find their slots there.
+        if self._sent is None or not np.array_equal(self._sent, slots):
+            staging = self._queue.staging(self._work.inputs.numel(), torch.int32)
+            pack_inputs(staging.numpy(), slots)
+            self._queue.send(staging, self._work.inputs)
+            self._sent = slots
+        if (phase, BURST, self._bucket_of[rows]) in self._graphs:
+            for _ in range(calls // BURST):
+                self._launch(phase, rows, BURST)
+            calls %= BURST
+        for _ in range(calls):
+            self._launch(phase, rows)
 
     def _send_indices(self, slots: Integers) -> Tensor:
         staging = self._queue.staging(len(slots), torch.int64)
@@ -444,7 +439,7 @@ class TorchEngine:
         if not self._queue.is_cuda:
             getattr(self._ops, phase)(rows)
             return
-        self._graphs[phase, self._bucket_of[rows]].replay()
+        self._graphs[phase, calls, self._bucket_of[rows]].replay()
         self._queue.throttle()
 
     def _row_buckets(self) -> list[int]:
@@ -452,22 +447,34 @@ class TorchEngine:
         return [*smaller, self._sizes.rows]
 
     def _encode_part(
-        self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_], time: int, padded: int
+        self,
+        slots: Integers,
+        frames: Sequence[Any],
+        fresh: NDArray[np.bool_],
+        plans: NDArray[np.int32],
+        padded: int,
     ) -> None:
-        side = self._spec.input_size
+        side, time = self._spec.input_size, plans.shape[1]
         if not self._queue.is_cuda:
             batch = torch.empty((len(slots), time, 3, side, side), device=self._device)
             self._fill(batch, frames)
-            self._encode_slots(torch.as_tensor(slots), torch.as_tensor(fresh), batch, time)
+            self._encode_slots(
+                torch.as_tensor(slots),
+                torch.as_tensor(fresh),
+                batch,
+                torch.as_tensor(plans, device=self._device),
+            )
             return
         bucket = next(size for size in _ENCODER_BUCKETS[padded] if size >= len(slots))
         graph = self._encoder_graphs[padded, bucket]
-        indices = self._queue.staging(2 * bucket, torch.int64)
-        array = indices.numpy().reshape(2, bucket)
+        header = self._queue.staging(graph.header.numel(), torch.int64)
+        indices, planned = header_views(header, bucket, padded)
+        array = indices.numpy()
         array[:, : len(slots)] = slots, fresh
         # Rows that fill up the bucket write to the slot that nobody reads.
         array[:, len(slots) :] = [[self._sizes.slots], [0]]
-        self._queue.send(indices, graph.indices)
+        planned.numpy()[: len(slots), :time] = plans
+        self._queue.send(header, graph.header)
         self._fill(graph.frames[: len(slots), :time], frames)
         graph.replay()
         self._queue.throttle()
@@ -493,9 +500,11 @@ class TorchEngine:
                 made = self.preprocessing.clip(uploaded).unflatten(0, (len(rows), -1))
                 target[torch.tensor(rows)] = made
 
-    def _encode_slots(self, slots: Tensor, fresh: Tensor, frames: Tensor, time: int) -> None:
-        """Encodes into the slots' windows; a fresh slot starts a stream."""
-        state = self._state
+    def _encode_slots(self, slots: Tensor, fresh: Tensor, frames: Tensor, plans: Tensor) -> None:
+        """Encodes into the slots' windows, with the plans of their frames; a fresh slot starts a stream."""
+        state, time = self._state, plans.shape[1]
+        state.plan[:, :time].index_copy_(0, slots, plans)
+        state.frame.index_fill_(0, slots, -1)
         with _ExactConvolutions():
             tokens, after = encode(
                 self._spec, self._encoder, frames, state.encoder, slots, fresh, self._convolution
@@ -518,26 +527,26 @@ class TorchEngine:
         self._work.inputs.zero_()
         for phase in ("prefill", "step"):
             for bucket in self._row_buckets():
-                self._graphs[phase, bucket] = self._captured(partial(getattr(self._ops, phase), bucket), pool)
-        for bucket in self._row_buckets():
-            if bucket <= _BURST_ROWS:
-                self._graphs["burst", bucket] = self._captured(partial(self._burst, bucket), pool)
+                for calls in (1, BURST) if bucket <= _BURST_ROWS else (1,):
+                    run = partial(self._repeat, getattr(self._ops, phase), bucket, calls)
+                    self._graphs[phase, calls, bucket] = self._captured(run, pool)
         side = self._spec.input_size
         for time, buckets in _ENCODER_BUCKETS.items():
             most = min(buckets[-1], max(self._row_buckets()))
             frames = torch.zeros((max(most, buckets[0]), time, 3, side, side), device=self._device)
-            indices = torch.zeros((2, len(frames)), dtype=torch.int64, device=self._device)
+            header = torch.zeros(header_size(len(frames), time), dtype=torch.int64, device=self._device)
             for bucket in buckets:
                 if bucket <= len(frames):
-                    graph = _EncoderGraph(frames[:bucket], indices.view(-1)[: 2 * bucket].view(2, bucket))
+                    graph = _EncoderGraph(frames[:bucket], header[: header_size(bucket, time)])
                     graph.indices.fill_(self._sizes.slots)
                     graph.capture(self, pool)
                     self._encoder_graphs[time, bucket] = graph
         torch.cuda.synchronize(self._device)
 
-    def _burst(self, rows: int) -> None:
-        for _ in range(BURST):
-            self._ops.step(rows)
+    @staticmethod
+    def _repeat(call: Callable[[int], None], rows: int, calls: int) -> None:
+        for _ in range(calls):
+            call(rows)
 
     def _captured(self, run: Callable[[], None], pool: Any) -> Any:
         run()
@@ -548,18 +557,30 @@ class TorchEngine:
         return graph
 
 
+def header_size(rows: int, time: int) -> int:
+    """Words of 8 bytes that tell an encoder graph about its rows."""
+    return 2 * rows + -(-rows * time * 3 // 2)
+
+
+def header_views(header: Tensor, rows: int, time: int) -> tuple[Tensor, Tensor]:
+    """Slots and freshness int64 ``[2, rows]``, plans int32 ``[rows, time, 3]``."""
+    plans = header[2 * rows :].view(torch.int32)[: rows * time * 3]
+    return header[: 2 * rows].view(2, rows), plans.view(rows, time, 3)
+
+
 class _EncoderGraph:
     """The encoder for a bucket of rows, with the buffers that it reads."""
 
-    def __init__(self, frames: Tensor, indices: Tensor) -> None:
-        self.frames, self.indices = frames, indices
+    def __init__(self, frames: Tensor, header: Tensor) -> None:
+        self.frames, self.header = frames, header
+        self.indices, self._plans = header_views(header, *frames.shape[:2])
         self._graph: Any = None
 
     def capture(self, engine: TorchEngine, pool: Any) -> None:
         """Captures the graph."""
 
         def run() -> None:
-            engine._encode_slots(self.indices[0], self.indices[1] != 0, self.frames, self.frames.shape[1])
+            engine._encode_slots(self.indices[0], self.indices[1] != 0, self.frames, self._plans)
 
         self._graph = engine._captured(run, pool)
 

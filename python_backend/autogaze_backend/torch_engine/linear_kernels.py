@@ -21,7 +21,8 @@ from autogaze_backend.torch_engine.halves import after_previous, joined, product
 @triton.jit
 def open_frame_kernel(
     slots,
-    request,
+    frame,
+    plan,
     active,
     group,
     position,
@@ -46,13 +47,13 @@ def open_frame_kernel(
     TILE: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
-    """Lays out a frame's tokens: the valid ids of the last group, then the vision tokens, and their angles."""
+    """Lays out the window's next frame: the valid ids of the last group, then the vision tokens, and their angles."""
     row = tl.program_id(0)
     rows = tl.load(active)
     after_previous(CHAINED)
     if row < rows:
         slot = tl.load(slots + row).to(tl.int64)
-        window = tl.load(request + row * 4)
+        window = tl.load(frame + slot) + 1
         s = tl.program_id(1) * TILE + tl.arange(0, TILE)
         k = tl.arange(0, GROUP_PAD)
         ids = tl.load(group + slot * GROUP + k, mask=k < GROUP, other=padding)
@@ -88,7 +89,8 @@ def open_frame_kernel(
             tl.store(count + row, leftover + VISION)
             if row == 0:
                 tl.store(calls, tl.load(calls) + 1)
-            tl.store(first + slot, tl.load(first + slot) + tl.load(request + row * 4 + 3))
+            dropped = tl.load(plan + (slot * WINDOW + window) * 3 + 2)
+            tl.store(first + slot, tl.load(first + slot) + dropped)
 
 
 @triton.jit

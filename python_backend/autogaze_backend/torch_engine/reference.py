@@ -21,10 +21,11 @@ class ReferenceOps:
         """Opens a frame on the rows of ``Work.slots`` and chooses its first group."""
         for row in range(int(self._work.active)):
             slot = int(self._work.slots[row])
-            self._state.first[slot] += int(self._work.request[row, 3])
+            window = int(self._state.frame[slot]) + 1
+            self._state.first[slot] += int(self._state.plan[slot, window, 2])
             ids = self._state.group[slot]
             pending = ids[ids != self._spec.tokens_per_frame].long()
-            vision = self._state.vision[slot, int(self._work.request[row, 0])]
+            vision = self._state.vision[slot, window]
             tokens = torch.cat((self._weights.embed[pending].float(), vision.float()))
             positions = self._state.position[slot] + torch.arange(len(tokens), device=tokens.device)
             self._work.count[row] = len(tokens)
@@ -86,8 +87,9 @@ class ReferenceOps:
         logits = work.logits[row, : size * vocabulary].view(size, vocabulary)
         losses = work.logits[row, size * vocabulary : size * (vocabulary + 1)]
         if first:
-            window, left = int(work.request[row, 0]), int(work.request[row, 1])
-            state.requirement[slot] = work.request[row, 2].view(torch.float32)
+            window = int(state.frame[slot]) + 1
+            left = int(state.plan[slot, window, 0])
+            state.requirement[slot] = state.plan[slot, window, 1].view(torch.float32)
             state.chosen[slot] = 0
             state.chosen[slot, padding] = 1
             state.frame[slot] = window

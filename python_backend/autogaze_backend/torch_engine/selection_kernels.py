@@ -11,7 +11,7 @@ from autogaze_backend.torch_engine.halves import after_previous
 @triton.jit(do_not_specialize=["capacity"])
 def select_kernel(
     slots,
-    request,
+    plan,
     active,
     logits,
     count,
@@ -67,9 +67,10 @@ def select_kernel(
         if FIRST:
             alive = 1
             taken = (v == padding) | (v >= VOCABULARY)
-            window = tl.load(request + row * 4)
-            left = tl.load(request + row * 4 + 1)
-            limit = tl.load(request + row * 4 + 2).to(tl.float32, bitcast=True)
+            window = tl.load(frame + slot) + 1
+            planned = plan + (slot * WINDOW + window) * 3
+            left = tl.load(planned)
+            limit = tl.load(planned + 1).to(tl.float32, bitcast=True)
         else:
             taken = tl.load(chosen + slot * VOCABULARY + v, mask=v < VOCABULARY, other=1) != 0
             window = tl.load(frame + slot)

@@ -46,7 +46,9 @@ class SlotState:
         budget: int32, tokens that the frame may still take.
         requirement: float32, the loss that stops the frame.
         running: int32, whether the frame goes on.
-        frame: int32, the frame's place in the window.
+        plan: int32 ``[window, 3]``: of each frame its budget, the bits of its requirement, and the positions that leave
+            the cache before it.
+        frame: int32, the place in the window of the frame that was opened last; -1 before the first.
         cursor: int32, entries of the record that are filled.
         frame_counts: int32 ``[window]``, entries of each frame.
         record: int32 ``[3, entries]``: ids; confidences and losses as bits of float32.
@@ -77,6 +79,7 @@ class SlotState:
         self.budget = integers(slots)
         self.requirement = torch.full((slots,), float("nan"), device=device)
         self.running = integers(slots)
+        self.plan = integers(slots, sizes.window, 3)
         self.frame = integers(slots)
         self.cursor = integers(slots)
         self.frame_counts = integers(slots, sizes.window)
@@ -108,10 +111,9 @@ class Work:
     """Buffers of one call; calls take turns, so all share them.
 
     Attributes:
-        inputs: int32, what the host sends for a call; the next three are views of it.
+        inputs: int32, what the host sends for a call; the next two are views of it.
         active: int32 ``[1]``, real rows of the call.
         slots: int32 ``[rows]``.
-        request: int32 ``[rows, 4]``: place in the window, budget, bits of the requirement, positions to drop.
         count: int32 ``[rows]``, tokens that each row feeds.
         call: int32 ``[rows, 3K + 1]``: ids, bits of confidences and of losses, slots of the group.
         flags: int32 ``[rows]``, whether the row's frame goes on.
@@ -130,10 +132,9 @@ class Work:
         def zeros(*shape: int, kind: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(shape, dtype=kind, device=device)
 
-        self.inputs = zeros(_HEADER + 5 * rows, kind=torch.int32)
+        self.inputs = zeros(_HEADER + rows, kind=torch.int32)
         self.active = self.inputs[:1]
-        self.slots = self.inputs[_HEADER : _HEADER + rows]
-        self.request = self.inputs[_HEADER + rows :].view(rows, 4)
+        self.slots = self.inputs[_HEADER:]
         self.count = zeros(rows, kind=torch.int32)
         self.call = zeros(rows, 3 * spec.group_size + 1, kind=torch.int32)
         self.flags = zeros(rows, kind=torch.int32)
@@ -147,20 +148,7 @@ class Work:
         self.logits = zeros(rows, stride)
 
 
-def pack_inputs(
-    into: NDArray[np.int32],
-    slots: NDArray[np.int64],
-    windows: NDArray[np.int64] | None = None,
-    budgets: NDArray[np.int64] | None = None,
-    requirements: NDArray[np.float32] | None = None,
-    dropped: NDArray[np.int64] | None = None,
-) -> None:
-    """Fills the host's copy of ``Work.inputs``; a step needs only the slots."""
-    rows, capacity = len(slots), (len(into) - _HEADER) // 5
-    into[0] = rows
-    into[_HEADER : _HEADER + rows] = slots
-    if windows is not None and budgets is not None and requirements is not None:
-        request = into[_HEADER + capacity :].reshape(capacity, 4)[:rows]
-        request[:, 0], request[:, 1] = windows, budgets
-        request[:, 2] = requirements.view(np.int32)
-        request[:, 3] = 0 if dropped is None else dropped
+def pack_inputs(into: NDArray[np.int32], slots: NDArray[np.int64]) -> None:
+    """Fills the host's copy of ``Work.inputs``."""
+    into[0] = len(slots)
+    into[_HEADER : _HEADER + len(slots)] = slots
