@@ -86,8 +86,8 @@ class ResidentEngine(Engine, Protocol):
     ) -> None:
         """Encodes a window of frames of each slot, T the same; ``fresh`` starts a stream.
 
-        Frames are model input ``[T, 3, side, side]``, or bytes ``[T, H, W, 3 or 4]`` for the resize mode; ``plans`` int32
-        ``[B, T, 3]`` are what ``frame_plans`` makes.
+        Frames are model input ``[T, 3, side, side]``, or bytes ``[T, H, W, 3 or 4]`` for the resize mode.
+        ``plans``, int32 ``[B, T, 3]``, are what ``frame_plans`` makes.
         """
 
     def open_rows(self, slots: Integers, calls: int = 1) -> None:

@@ -24,16 +24,21 @@ def split_halves(values: NDArray[np.float64]) -> NDArray[np.float16]:
 
 @triton.jit
 def after_previous(CHAINED: tl.constexpr):
-    """Waits for the end of the kernel before, then lets the next one of the chain start its launch.
+    """Waits for the end of the kernel before, and lets the next one of the chain start its launch.
 
-    In this order one kernel is launched ahead. In the other, each would be launched as soon as the one before it
-    waits, so that half a call lies on the multiprocessors at once and takes the room of those at work.
+    ``CHAINED`` is 1 to let it start after the wait: then one kernel is launched ahead. With 2 it starts before: then
+    every kernel is launched as soon as the one before it waits, and half a call lies on the multiprocessors at
+    once. That takes room from small kernels at work, but fills the multiprocessors that large ones leave one by one.
+    0 is for devices that cannot.
 
     What the host sent for the call (how many rows, which slots) does not change along the chain, so it may be
     read before.
     """
-    if CHAINED:
+    if CHAINED == 2:
+        tl.extra.cuda.gdc_launch_dependents()
+    if CHAINED > 0:
         tl.extra.cuda.gdc_wait()
+    if CHAINED == 1:
         tl.extra.cuda.gdc_launch_dependents()
 
 

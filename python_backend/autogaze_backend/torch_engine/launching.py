@@ -108,6 +108,7 @@ class TritonOps:
         self._partial = torch.zeros((capacity, spec.hidden_size), device=device)
         self._stats = torch.zeros((capacity, spec.num_heads, 2), device=device)
         self._arrived = torch.zeros(tickets, dtype=torch.int32, device=device)
+        self._order = 1
         self._compiling: list[tuple[Any, Any, tuple[Any, ...], dict[str, Any]]] | None = None
 
     def compile(self, buckets: Sequence[int]) -> None:
@@ -133,6 +134,7 @@ class TritonOps:
         """Opens a frame on the rows of ``Work.slots`` and chooses its first group."""
         spec, state, work = self._spec, self._state, self._work
         per_row = spec.group_size + spec.vision_tokens
+        self._order = self._order_of(rows * per_row)
         tile = 16
         self._launch(
             open_frame_kernel,
@@ -169,6 +171,7 @@ class TritonOps:
     def step(self, rows: int) -> None:
         """Feeds the last group of the rows of ``Work.slots`` whose frame goes on, and chooses the next."""
         spec, state, work = self._spec, self._state, self._work
+        self._order = self._order_of(rows * spec.group_size)
         self._launch(
             open_step_kernel,
             (rows,),
@@ -229,7 +232,7 @@ class TritonOps:
         return y
 
     def _launch(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-        options["CHAINED"] = self._chained
+        options["CHAINED"] = self._order if self._chained else 0
         if self._chained:
             options["launch_pdl"] = True
         if self._compiling is not None:
@@ -424,6 +427,11 @@ class TritonOps:
             FIRST=first,
             num_warps=8,
         )
+
+    @staticmethod
+    def _order_of(tokens: int) -> int:
+        """When a call's kernels are launched (``halves.after_previous``)."""
+        return 1 if tokens < FEW_TOKENS else 2
 
     def _tiling(self, tokens: int) -> Tiling:
         return self._tilings[self._exact, tokens < FEW_TOKENS]
