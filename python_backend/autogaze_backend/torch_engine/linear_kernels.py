@@ -286,7 +286,9 @@ def out_kernel(
             source = tl.maximum(source, 0)
         else:
             source = r
-        residual = tl.load(x + source[:, None] * WIDTH + n[None, :], mask=real[:, None], other=0.0)
+        if TOKENS <= 16:
+            # As in ``qkv_kernel``: before the product where registers allow it.
+            residual = tl.load(x + source[:, None] * WIDTH + n[None, :], mask=real[:, None], other=0.0)
         total = tl.zeros((TOKENS, COLUMNS), tl.float32)
         low = tl.zeros((TOKENS, COLUMNS), tl.float32)
         for k0 in range(0, WIDTH, SHARED):
@@ -294,6 +296,8 @@ def out_kernel(
             values = tl.load(mixed + r[:, None] * WIDTH + k[None, :], mask=real[:, None], other=0.0)
             w = weight + k[:, None] * WIDTH + n[None, :]
             total, low = product(values, w, WIDTH * WIDTH, total, low, PARTS)
+        if TOKENS > 16:
+            residual = tl.load(x + source[:, None] * WIDTH + n[None, :], mask=real[:, None], other=0.0)
         total = joined(total, low, PARTS) + residual
         tl.store(y + r[:, None] * WIDTH + n[None, :], total, mask=real[:, None])
 
@@ -369,12 +373,15 @@ def down_kernel(
         total = tl.zeros((TOKENS, COLUMNS), tl.float32)
         low = tl.zeros((TOKENS, COLUMNS), tl.float32)
         at = x + r[:, None] * WIDTH + n[None, :]
-        residual = tl.load(at, mask=real[:, None], other=0.0)
+        if TOKENS <= 16:
+            residual = tl.load(at, mask=real[:, None], other=0.0)
         for k0 in range(0, INNER, SHARED):
             k = k0 + tl.arange(0, SHARED)
             values = tl.load(hidden + r[:, None] * INNER + k[None, :], mask=real[:, None], other=0.0)
             w = weight + k[:, None] * WIDTH + n[None, :]
             total, low = product(values, w, INNER * WIDTH, total, low, PARTS)
+        if TOKENS > 16:
+            residual = tl.load(at, mask=real[:, None], other=0.0)
         tl.store(at, joined(total, low, PARTS) + residual, mask=real[:, None])
 
 
