@@ -9,7 +9,7 @@ from typing import Any
 from autogaze_client._errors import AutoGazeError, DeadlineExceededError, RequestCancelledError
 
 # Asking Triton takes about 30 µs, a tenth of an engine's step on a GPU, so the answer is good for this long.
-_ASK_SECONDS = 0.02
+ASK_SECONDS = 0.02
 
 
 class Caller:
@@ -52,7 +52,7 @@ class Caller:
             progress: how far it has come, for the message.
         """
         now = self._clock()
-        if not self._gone and now - self._asked >= _ASK_SECONDS:
+        if not self._gone and now - self._asked >= ASK_SECONDS:
             self._asked, self._gone = now, bool(self._cancelled())
         if self._gone:
             return RequestCancelledError(f"the caller cancelled the request {progress}")

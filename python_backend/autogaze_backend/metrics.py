@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -182,6 +182,22 @@ class Meters:
             buckets = self._buckets.setdefault(key, [0] * (len(bounds) + 1))
             buckets[bisect.bisect_left(bounds, value)] += 1
             self._values[key] = self._values.get(key, 0.0) + value
+
+    def observe_all(self, name: str, values: Sequence[float], **labels: str) -> None:
+        """Counts several values in a histogram at once.
+
+        Raises:
+            InvalidInputError: as ``observe``.
+        """
+        if not values:
+            return
+        key = _key(name, labels, MetricKind.HISTOGRAM)
+        bounds = METRICS[name].bounds
+        with self._lock:
+            buckets = self._buckets.setdefault(key, [0] * (len(bounds) + 1))
+            for value in values:
+                buckets[bisect.bisect_left(bounds, value)] += 1
+            self._values[key] = self._values.get(key, 0.0) + sum(values)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

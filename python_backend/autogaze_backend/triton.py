@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,10 @@ from autogaze_client._errors import (
 )
 from numpy.typing import NDArray
 
-from autogaze_backend.callers import Caller
-from autogaze_backend.observing import Finish, Observer
+from autogaze_backend.callers import ASK_SECONDS, Caller
+from autogaze_backend.observing import Finish, Observer, RequestEnd
+from autogaze_backend.stream_answers import StreamAnswer
+from autogaze_backend.stream_service import StreamRequest
 
 Array = NDArray[Any]
 Tensors = dict[str, Array]
@@ -64,6 +68,20 @@ def sequence_bounds(args: Mapping[str, str]) -> tuple[int, float]:
     # The other strategy, direct, has as many places as its instances have rows.
     oldest = batching.get("oldest") or {}
     return int(oldest.get("max_candidate_sequences") or sys.maxsize), idle
+
+
+def max_batch_size(args: Mapping[str, str]) -> int:
+    """``max_batch_size`` of config.pbtxt."""
+    return int(json.loads(args["model_config"]).get("max_batch_size", 0))
+
+
+def settle() -> None:
+    """To be called when a model is loaded: what is there stays, so the garbage collector need not look at it again.
+
+    The collector stops every thread of the process, for some 10 ms where a model and its libraries are there.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def find_bundle(args: Mapping[str, str]) -> Path:
@@ -117,6 +135,81 @@ def serve(pb_utils: Any, requests: Sequence[Any], run: Run, observer: Observer) 
     for told, result in zip(finish, results, strict=True):
         told(result)
     return [_respond(pb_utils, result) for result in results]
+
+
+# Of a request's flags, in Triton's tritonserver.h.
+_SEQUENCE_START, _SEQUENCE_END = 1, 2
+
+
+class StreamServer:
+    """Serves the requests of ``autogaze_stream``, a batch at a time.
+
+    What a request says of its stream is read from the request itself and not from control tensors: each tensor of a
+    request costs as much as all that is done here for it.
+
+    Args:
+        pb_utils: the server's ``triton_python_backend_utils``.
+        run: from requests to each one's answer or exception, in order.
+        observer: told of each request and how it ended.
+        max_batch: requests that Triton hands over at once at most.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        pb_utils: Any,
+        run: Callable[[list[StreamRequest]], Sequence[StreamAnswer | Exception]],
+        observer: Observer,
+        max_batch: int,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._pb_utils, self._run, self._observer = pb_utils, run, observer
+        self._max_batch, self._clock = max_batch, clock
+        self._last = 0.0
+
+    def serve(self, requests: Sequence[Any]) -> list[Any]:
+        """Answers a batch of requests, each on its own: one that fails does not touch the others."""
+        began = self._clock()
+        # What came while the last batch ran has waited that long. Whether its caller has gone in a shorter time is not
+        # worth asking for, since the question takes 30 µs and goes to the server.
+        waited = self._last >= ASK_SECONDS or len(requests) >= self._max_batch
+        parsed = [_stream_request(request, waited) for request in requests]
+        batch = [item for item in parsed if not isinstance(item, Exception)]
+        answers: Iterator[StreamAnswer | Exception]
+        try:
+            answers = iter(self._run(batch) if batch else [])
+        except Exception as error:
+            answers = iter([error] * len(batch))
+        results = [item if isinstance(item, Exception) else next(answers) for item in parsed]
+        ends = [
+            RequestEnd(result.frames, 1, result.tokens) if isinstance(result, StreamAnswer) else result
+            for result in results
+        ]
+        self._observer.batch_ended(requests, ends, (self._clock() - began) * 1e3)
+        responses = [
+            _respond(self._pb_utils, result.tensors if isinstance(result, StreamAnswer) else result)
+            for result in results
+        ]
+        self._last = self._clock() - began
+        return responses
+
+
+def _stream_request(request: Any, waited: bool) -> StreamRequest | Exception:
+    try:
+        flags, caller = request.flags(), None
+        if waited or request.timeout():
+            caller = Caller.of(request)
+        return StreamRequest(
+            request.correlation_id(),
+            bool(flags & _SEQUENCE_START),
+            bool(flags & _SEQUENCE_END),
+            read_request(request),
+            caller,
+            request.requested_output_names(),
+        )
+    except Exception as error:
+        return error
 
 
 @dataclass(frozen=True)
@@ -197,7 +290,8 @@ def _respond(pb_utils: Any, result: Tensors | Exception) -> Any:
     if isinstance(result, Exception):
         code = getattr(pb_utils.TritonError, error_code(result))
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(error_message(result), code))
-    tensors = [pb_utils.Tensor(name, np.ascontiguousarray(array[None])) for name, array in result.items()]
+    make = pb_utils.Tensor
+    tensors = [make(name, np.ascontiguousarray(array[None])) for name, array in result.items()]
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 

@@ -10,7 +10,8 @@ import pytest
 from autogaze_backend import triton
 from autogaze_backend.metrics import Meters
 from autogaze_backend.observing import Observer
-from autogaze_backend.triton import find_bundle, one_by_one
+from autogaze_backend.stream_answers import STREAM_OUTPUTS, StreamAnswer
+from autogaze_backend.triton import StreamServer, find_bundle, one_by_one
 from autogaze_client import (
     DeadlineExceededError,
     InferenceError,
@@ -68,6 +69,9 @@ class Request:
     label: str = ""
     correlation: int = 0
     microseconds: int = 0
+    flag_bits: int = 0
+    names: frozenset[str] = frozenset(STREAM_OUTPUTS)
+    asked: int = 0
     sent: list[Response] = field(default_factory=list)
 
     def inputs(self) -> list[Tensor]:
@@ -80,7 +84,14 @@ class Request:
         return self.correlation
 
     def is_cancelled(self) -> bool:
+        self.asked += 1
         return self.gone
+
+    def flags(self) -> int:
+        return self.flag_bits
+
+    def requested_output_names(self) -> frozenset[str]:
+        return self.names
 
     def timeout(self) -> int:
         return self.microseconds
@@ -228,6 +239,94 @@ def test_callers_tell_whether_they_have_gone_and_how_long_they_wait():
     assert (
         "1e-06 s that the caller allowed were over after 1 of 2 frames" in requests[2].sent[0].error.message
     )
+
+
+FRAME = np.zeros((1, 4, 6, 3), np.uint8)
+
+
+def frame(stream: int = 1, flags: int = 0, **more: Any) -> Request:
+    return Request({"FRAME": FRAME}, correlation=stream, flag_bits=flags, **more)
+
+
+def test_a_streams_request_says_itself_which_stream_and_whether_it_starts_or_ends():
+    seen = []
+
+    def run(batch):
+        seen.extend(batch)
+        return [StreamAnswer({"GAZING_POS": np.array([[item.stream_id]])}, 1, 1) for item in batch]
+
+    server = StreamServer(PbUtils, run, observer(), 8)
+    few = frozenset({"GAZING_POS"})
+    answers = server.serve([frame(7, 1), frame("door", 2, names=few), frame(9, 3), frame(11)])
+    assert [(item.stream_id, item.start, item.end) for item in seen] == [
+        (7, True, False),
+        ("door", False, True),
+        (9, True, True),
+        (11, False, False),
+    ]
+    assert [item.tensors["FRAME"].shape for item in seen] == [(4, 6, 3)] * 4
+    assert (seen[0].outputs, seen[1].outputs) == (frozenset(STREAM_OUTPUTS), few)
+    assert [answer.output_tensors[0].array.tolist() for answer in answers] == [
+        [[[7]]],
+        [[["door"]]],
+        [[[9]]],
+        [[[11]]],
+    ]
+
+
+def test_each_frame_of_a_batch_gets_its_own_answer_and_is_counted():
+    def run(batch):
+        return [InvalidInputError("bad"), StreamAnswer({}, 1, 12), StreamAnswer({}, 0, 0)]
+
+    meters = Meters()
+    two = Request({"FRAME": np.zeros((2, 4, 6, 3), np.uint8)})
+    answers = StreamServer(PbUtils, run, Observer("m", "1", meters), 8).serve(
+        [frame(), two, frame(2), frame(3)]
+    )
+    assert [answer.error.code if answer.error else None for answer in answers] == [
+        "INVALID_ARG",
+        "INVALID_ARG",
+        None,
+        None,
+    ]
+    assert "batch dimension 2" in answers[1].error.message
+    found = {
+        sample.name + "".join(value for _, value in sample.labels): sample.value
+        for sample in meters.samples()
+    }
+    assert (found["autogaze_requests_totalok"], found["autogaze_requests_totalinvalid"]) == (2, 2)
+    assert (found["autogaze_frames_total"], found["autogaze_tokens_total"]) == (1, 12)
+    assert (found["autogaze_tokens_per_frame_sum"], found["autogaze_tokens_per_frame_count"]) == (12, 1)
+
+
+def test_a_failure_of_all_frames_answers_everyone():
+    def run(batch):
+        raise RuntimeError("lost")
+
+    answers = StreamServer(PbUtils, run, observer(), 8).serve([frame(1), frame(2)])
+    assert [answer.error.code for answer in answers] == ["INTERNAL", "INTERNAL"]
+
+
+@pytest.mark.parametrize(
+    ("took", "batch", "microseconds", "callers"),
+    [(0.001, 1, 0, 0), (0.001, 1, 5_000_000, 1), (0.5, 1, 0, 1), (0.001, 2, 0, 2)],
+    ids=["fresh", "with a deadline", "after a long batch", "of a full batch"],
+)
+def test_callers_of_frames_are_asked_for_where_they_may_have_gone(took, batch, microseconds, callers):
+    now = [0.0]
+    seen = []
+
+    def run(items):
+        now[0] += took
+        seen.append(items)
+        return [StreamAnswer({}, 1, 1) for _ in items]
+
+    server = StreamServer(PbUtils, run, observer(), 2, clock=lambda: now[0])
+    server.serve([frame()])
+    requests = [frame(index, microseconds=microseconds) for index in range(batch)]
+    server.serve(requests)
+    assert [item.caller for item in seen[0]] == [None], "nothing can have waited for the first batch"
+    assert sum(item.caller is not None for item in seen[1]) == callers
 
 
 def arguments(tmp_path, **parameters) -> dict[str, str]:
