@@ -12,8 +12,7 @@ import grpc.aio
 import numpy as np
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
-from autogaze_client._wire import OUTPUTS as STREAM_OUTPUTS
-from autogaze_client._wire import GazeOptions, frame_tensors
+from autogaze_client._wire import STREAM_OUTPUTS, GazeOptions, frame_tensors
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype
 
@@ -63,7 +62,7 @@ def measure(url: str, streams: int, seconds: float, on_start: Any = None, on_end
 
 async def _measure(url: str, streams: int, seconds: float, on_start: Any, on_end: Any) -> Answers:
     region = SharedMemory(create=True, size=_SIDE * _SIDE * 3)
-    name = "autogaze-bench-frame"
+    name = region.name
     np.ndarray(region.size, np.uint8, buffer=region.buf)[:] = np.arange(region.size) % 251
     latencies: list[float] = []
     state = {"counts": False, "ends": False}
@@ -97,7 +96,7 @@ async def _measure(url: str, streams: int, seconds: float, on_start: Any, on_end
                 on_end()
             state["ends"] = True
             await asyncio.gather(*tasks)
-            await control.unregister_system_shared_memory(name)
+            # The server stays registered: it may hold the region for a moment yet, and ends soon.
     finally:
         region.close()
         region.unlink()
