@@ -11,21 +11,13 @@ import numpy as np
 from autogaze_client.generated import fixation_table
 from numpy.typing import NDArray
 
+from autogaze_backend.clips import CLIP_OUTPUTS
 from autogaze_backend.generation import FrameTokens
 from autogaze_backend.spec import ModelSpec
 
 Array = NDArray[Any]
 
-STREAM_OUTPUTS = (
-    "GAZING_POS",
-    "IF_PADDED_GAZING",
-    "NUM_GAZING_EACH_FRAME",
-    "CONFIDENCES",
-    "TASK_LOSS_PREDICTIONS",
-    "SCALE_GRIDS",
-    "FIXATIONS",
-    "SOURCE_SIZE",
-)
+STREAM_OUTPUTS = CLIP_OUTPUTS
 """What ``autogaze_stream`` can answer."""
 
 

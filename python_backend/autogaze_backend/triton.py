@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 from autogaze_client._errors import (
     AutoGazeError,
     DeadlineExceededError,
+    InferenceError,
     InvalidInputError,
     NotFoundError,
     RequestCancelledError,
@@ -27,6 +28,7 @@ from autogaze_client._errors import (
 from numpy.typing import NDArray
 
 from autogaze_backend.callers import ASK_SECONDS, Caller
+from autogaze_backend.clips import CLIP_OUTPUTS
 from autogaze_backend.observing import Finish, Observer, RequestEnd
 from autogaze_backend.stream_answers import StreamAnswer
 from autogaze_backend.stream_service import StreamRequest
@@ -134,7 +136,10 @@ def serve(pb_utils: Any, requests: Sequence[Any], run: Run, observer: Observer) 
     results = [item if isinstance(item, Exception) else next(answers) for item in parsed]
     for told, result in zip(finish, results, strict=True):
         told(result)
-    return [_respond(pb_utils, result) for result in results]
+    return [
+        _respond(pb_utils, result, REFUSAL in request.requested_output_names())
+        for request, result in zip(requests, results, strict=True)
+    ]
 
 
 # Of a request's flags, in Triton's tritonserver.h.
@@ -212,6 +217,10 @@ def _stream_request(request: Any, waited: bool) -> StreamRequest | Exception:
         return error
 
 
+def _cannot_decode(video: Array, seconds: float | None) -> Array:
+    raise InvalidInputError("there is no server here that decodes videos; pass frames")
+
+
 @dataclass(frozen=True)
 class Arrival:
     """A request that is answered when it is finished.
@@ -220,32 +229,56 @@ class Arrival:
         tensors: its inputs.
         answer: told the outputs or the error, once, from any thread.
         caller: who waits for it.
+        outputs: what the caller wants.
+        decode: from an encoded video, uint8 ``[N]``, and the seconds that there are (None for any number) to its
+            frames, which stay until the request is answered.
     """
 
     tensors: Tensors
     answer: Callable[[Tensors | Exception], None]
     caller: Caller
+    outputs: Container[str] = CLIP_OUTPUTS
+    decode: Callable[[Array, float | None], Array] = _cannot_decode
 
 
-def serve_as_finished(
-    pb_utils: Any, requests: Sequence[Any], take_in: Callable[[list[Arrival]], None], observer: Observer
-) -> None:
+class ClipServer:
     """Hands requests on; each is answered when it is finished, which may be after ``execute`` has returned.
 
     Args:
         pb_utils: the server's ``triton_python_backend_utils``.
-        requests: of ``execute``, which must then return None.
         take_in: takes the requests of a batch, and sees to it that each is answered.
         observer: told of each request and how it ended.
+        clock: seconds that never go back.
     """
-    arrivals = []
-    for request in requests:
-        answer = _Answer(pb_utils, request, observer.begin(request))
-        try:
-            arrivals.append(Arrival(read_request(request), answer, Caller.of(request)))
-        except Exception as error:
-            answer(error)
-    take_in(arrivals)
+
+    def __init__(
+        self,
+        pb_utils: Any,
+        take_in: Callable[[list[Arrival]], None],
+        observer: Observer,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._pb_utils, self._take_in, self._observer = pb_utils, take_in, observer
+        self._clock = clock
+        self._last = float("inf")
+
+    def serve(self, requests: Sequence[Any]) -> None:
+        """Takes in the requests of an ``execute``, which must then return None."""
+        began = self._clock()
+        # As for streams: where the last batch was taken in at once, nobody has waited for long.
+        fresh = self._last < ASK_SECONDS
+        arrivals = []
+        for request in requests:
+            answer = _Answer(self._pb_utils, request, self._observer.begin(request))
+            try:
+                caller = Caller.of(request, fresh=fresh)
+                tensors, names = read_request(request), request.requested_output_names()
+                arrivals.append(Arrival(tensors, answer, caller, names, answer.decode))
+            except Exception as error:
+                answer(error)
+        self._take_in(arrivals)
+        self._last = self._clock() - began
 
 
 class _Answer:
@@ -254,26 +287,71 @@ class _Answer:
     def __init__(self, pb_utils: Any, request: Any, finish: Finish) -> None:
         self._finish = finish
         self._pb_utils, self._sender = pb_utils, request.get_response_sender()
-        # Triton keeps a request's tensors while the request lives.
+        # Triton keeps a request's tensors while the request lives, and a response's while that does.
         self._request: Any = request
+        self._decoded: Any = None
+
+    def decode(self, video: Array, seconds: float | None) -> Array:
+        """Has ``autogaze_ingest`` decode a video: in a process of its own, since decoders of foreign bytes may crash.
+
+        Raises:
+            AutoGazeError: what that model says.
+        """
+        utils, request = self._pb_utils, self._request
+        ask = utils.InferenceRequest(
+            model_name="autogaze_ingest",
+            requested_output_names=["DECODED", REFUSAL],
+            inputs=[utils.Tensor("VIDEO", np.ascontiguousarray(video[None]))],
+            request_id=request.request_id(),
+            timeout=0 if seconds is None else max(1, round(seconds * 1e6)),
+            trace=request.trace(),
+        )
+        response = ask.exec()
+        if response.has_error():
+            raise InferenceError(response.error().message())
+        refused = utils.get_output_tensor_by_name(response, REFUSAL)
+        if refused is not None:
+            raise _refused(refused.as_numpy())
+        self._decoded = utils.get_output_tensor_by_name(response, "DECODED")
+        frames: Array = self._decoded.as_numpy()[0]
+        return frames
 
     def __call__(self, result: Tensors | Exception) -> None:
         if self._request is None:
             raise RuntimeError("a request was answered twice")
-        self._request = None
+        self._request = self._decoded = None
+        response = _respond(self._pb_utils, result)
+        # Counted before it is sent, so that who has an answer finds it in the metrics.
         self._finish(result)
-        self._sender.send(
-            _respond(self._pb_utils, result), flags=self._pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-        )
+        self._sender.send(response, flags=self._pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+REFUSAL = "REFUSED"
+"""The output in which a model tells another one its error: through the python backend 2.51 the code of one is lost."""
+
+_KINDS: dict[str, type[AutoGazeError]] = {
+    "INVALID_ARG": InvalidInputError,
+    "UNAVAILABLE": ServerUnavailableError,
+    "CANCELLED": RequestCancelledError,
+}
+
+
+def _refusal(error: Exception) -> Array:
+    """An error as uint8 ``[1, N]``: its code and its message, a line between them."""
+    text = f"{error_code(error)}\n{error_message(error)}"
+    return np.frombuffer(text.encode(), np.uint8)[None]
+
+
+def _refused(refusal: Array) -> AutoGazeError:
+    code, _, message = refusal.tobytes().decode().partition("\n")
+    return _KINDS.get(code, InferenceError)(message)
 
 
 def one_by_one(run: Callable[[Tensors, Caller], Tensors]) -> Run:
-    """Makes a batch function from one that serves a single request, which only begins while its caller waits."""
+    """Makes a batch function from one that serves a single request."""
 
     def one(item: tuple[Tensors, Caller]) -> Tensors:
-        tensors, caller = item
-        caller.check()
-        return run(tensors, caller)
+        return run(*item)
 
     return lambda batch, callers: [guard(one, item) for item in zip(batch, callers, strict=True)]
 
@@ -286,7 +364,9 @@ def guard(run: Callable[[Any], Tensors], item: Any) -> Tensors | Exception:
         return error
 
 
-def _respond(pb_utils: Any, result: Tensors | Exception) -> Any:
+def _respond(pb_utils: Any, result: Tensors | Exception, tells_refusal: bool = False) -> Any:
+    if isinstance(result, Exception) and tells_refusal:
+        return pb_utils.InferenceResponse(output_tensors=[pb_utils.Tensor(REFUSAL, _refusal(result))])
     if isinstance(result, Exception):
         code = getattr(pb_utils.TritonError, error_code(result))
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(error_message(result), code))

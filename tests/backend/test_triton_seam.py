@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -49,6 +49,19 @@ class TritonError(Exception):
         self.message, self.code = message, code
 
 
+class Refusal:
+    """An error as another model's response holds it."""
+
+    def __init__(self, code: str) -> None:
+        self._code = code
+
+    def code(self) -> str:
+        return self._code
+
+    def message(self) -> str:
+        return "the reason"
+
+
 @dataclass
 class Response:
     output_tensors: list[Tensor] | None = None
@@ -90,6 +103,9 @@ class Request:
     def flags(self) -> int:
         return self.flag_bits
 
+    def trace(self) -> str:
+        return f"the trace of {self.label}"
+
     def requested_output_names(self) -> frozenset[str]:
         return self.names
 
@@ -116,7 +132,7 @@ def serve(pb_utils, requests, run):
 
 
 def serve_as_finished(pb_utils, requests, take_in):
-    triton.serve_as_finished(pb_utils, requests, take_in, observer())
+    triton.ClipServer(pb_utils, take_in, observer()).serve(requests)
 
 
 def number(value: int) -> Request:
@@ -203,6 +219,7 @@ def test_a_request_whose_caller_has_gone_is_not_begun():
     served = []
 
     def run(tensors, caller):
+        caller.check()
         served.append(int(tensors["X"][0]))
         return {"Y": tensors["X"]}
 
@@ -327,6 +344,116 @@ def test_callers_of_frames_are_asked_for_where_they_may_have_gone(took, batch, m
     server.serve(requests)
     assert [item.caller for item in seen[0]] == [None], "nothing can have waited for the first batch"
     assert sum(item.caller is not None for item in seen[1]) == callers
+
+
+@pytest.mark.parametrize(
+    ("took", "asked"), [(0.001, 0), (0.5, 1)], ids=["at once", "after waiting for places"]
+)
+def test_callers_of_clips_are_asked_for_where_they_may_have_gone(took, asked):
+    now = [0.0]
+    arrived = []
+
+    def take_in(arrivals):
+        now[0] += took
+        arrived.extend(arrivals)
+
+    server = triton.ClipServer(PbUtils, take_in, observer(), clock=lambda: now[0])
+    server.serve([number(1)])
+    request = number(2)
+    server.serve([request])
+    assert arrived[1].caller.lost() is None
+    assert request.asked == asked
+
+
+class Asking(PbUtils):
+    """With another model that can be asked."""
+
+    answer: Any = None
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    class InferenceRequest:
+        def __init__(self, **what: Any) -> None:
+            Asking.asked.append(what)
+
+        def exec(self) -> Any:
+            return Asking.answer
+
+    @staticmethod
+    def get_output_tensor_by_name(response: Any, name: str) -> Tensor:
+        return response.tensors.get(name)
+
+
+@dataclass
+class Reply:
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    refusal: Refusal | None = None
+
+    def has_error(self) -> bool:
+        return self.refusal is not None
+
+    def error(self) -> Refusal | None:
+        return self.refusal
+
+
+def test_a_video_is_decoded_by_the_model_for_that_in_the_name_of_its_request():
+    frames = np.zeros((1, 2, 4, 6, 3), np.uint8)
+    Asking.answer = Reply({"DECODED": Tensor("DECODED", frames)})
+    arrived = []
+    request = Request({"VIDEO": np.arange(9, dtype=np.uint8)[None]}, label="door-1")
+    triton.ClipServer(Asking, arrived.extend, observer()).serve([request])
+    found = arrived[0].decode(arrived[0].tensors["VIDEO"], 1.5)
+    assert found.shape == (2, 4, 6, 3)
+    asked = Asking.asked[-1]
+    (video,) = asked["inputs"]
+    assert (asked["model_name"], asked["request_id"], asked["timeout"]) == (
+        "autogaze_ingest",
+        "door-1",
+        1_500_000,
+    )
+    assert asked["trace"] == "the trace of door-1"
+    np.testing.assert_array_equal(video.array, request.tensors["VIDEO"])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (InvalidInputError("the value\nthe rule"), InvalidInputError),
+        (VideoDecodeError("the value\nthe rule"), InvalidInputError),
+        (DeadlineExceededError("the value\nthe rule"), ServerUnavailableError),
+        (RequestCancelledError("the value\nthe rule"), RequestCancelledError),
+        (InferenceError("the value\nthe rule"), InferenceError),
+    ],
+)
+def test_what_the_other_model_refuses_is_refused_for_the_same_reason(error, kind):
+    """From the answer of the one to the question of the other; who does not ask for it gets a status as ever."""
+
+    def refuse(tensors, caller):
+        raise error
+
+    asks, plain = (
+        Request({"VIDEO": np.zeros((1, 9), np.uint8)}, names=frozenset(names))
+        for names in ({"DECODED", "REFUSED"}, {"DECODED"})
+    )
+    told, status = serve(PbUtils, [asks, plain], one_by_one(refuse))
+    assert told.error is None
+    assert status.error.code == triton.error_code(error)
+    Asking.answer = Reply({tensor.name(): tensor for tensor in told.output_tensors})
+    arrived = []
+    triton.ClipServer(Asking, arrived.extend, observer()).serve(
+        [Request({"VIDEO": np.zeros((1, 9), np.uint8)})]
+    )
+    with pytest.raises(kind, match="the value\nthe rule"):
+        arrived[0].decode(arrived[0].tensors["VIDEO"], None)
+
+
+def test_a_model_that_cannot_be_asked_is_a_failure_of_the_server():
+    Asking.answer = Reply(refusal=Refusal("NOT_FOUND"))
+    arrived = []
+    triton.ClipServer(Asking, arrived.extend, observer()).serve(
+        [Request({"VIDEO": np.zeros((1, 9), np.uint8)})]
+    )
+    with pytest.raises(InferenceError, match="the reason"):
+        arrived[0].decode(arrived[0].tensors["VIDEO"], None)
 
 
 def arguments(tmp_path, **parameters) -> dict[str, str]:

@@ -18,7 +18,6 @@ __all__ = ["INSTANCE_VARIABLES", "instance_counts", "with_instances"]
 INSTANCE_VARIABLES: Mapping[str, str] = {
     "autogaze_stream": "AUTOGAZE_STREAM_INSTANCES",
     "autogaze_ingest": "AUTOGAZE_INGEST_INSTANCES",
-    "autogaze_decode": "AUTOGAZE_DECODE_INSTANCES",
 }
 """The environment variable of each model that may have several; ``autogaze_generate`` has one, for shared batches."""
 
