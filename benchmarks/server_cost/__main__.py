@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_server import clip_load
+from benchmarks.gpu.context import random_pixels
+from benchmarks.gpu_server import clip_load, perf_analyzer
+from benchmarks.perf_analyzer import PerfAnalyzer
 from benchmarks.report import table, write
 from benchmarks.server_cost import streams
 from benchmarks.server_cost.serving import Running, serving
@@ -79,6 +81,28 @@ def clip_rows(server: Running, counts: Sequence[int], seconds: float) -> list[di
     return rows
 
 
+def analyzed_rows(server: Running, folder: Path, counts: Sequence[int]) -> list[dict[str, Any]]:
+    """A row for each number of clips in flight, by perf_analyzer, which costs next to nothing itself."""
+    analyzer = PerfAnalyzer.fetched()
+    clips = [random_pixels(len(SCHEDULE), seed) for seed in range(4)]
+    inputs = perf_analyzer.write_inputs(folder / "clips-in.json", clips, SCHEDULE)
+    rows = []
+    for count in counts:
+        found = perf_analyzer.measure(
+            str(analyzer.program), str(analyzer.libraries), server.url, inputs, count, 60
+        )
+        rows.append(
+            {
+                "load": "clips, perf_analyzer",
+                "in flight": count,
+                "requests/s": found.requests_per_s,
+                "p50, ms": found.p50_ms,
+                "p99, ms": found.p99_ms,
+            }
+        )
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; returns 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.server_cost", description=__doc__)
@@ -87,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clips", default="1,8", help="clips in flight (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="of the server")
+    parser.add_argument("--analyzer", action="store_true", help="clips by perf_analyzer, too")
     parser.add_argument("--profile", type=Path, help="where the stubs write profiles of execute")
     parser.add_argument("--out", type=Path, help="a results file")
     args = parser.parse_args(arguments)
@@ -100,7 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows += stream_rows(server, _numbers(args.streams), args.seconds)
         if "clips" in args.only:
             rows += clip_rows(server, _numbers(args.clips), args.seconds)
-    for load in ("frames of streams", "clips"):
+        if args.analyzer:
+            rows += analyzed_rows(server, Path(folder), _numbers(args.clips))
+    for load in ("frames of streams", "clips", "clips, perf_analyzer"):
         part = [row for row in rows if row["load"] == load]
         if part:
             print(table(part))
