@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 from autogaze_client._errors import InvalidInputError
 
@@ -255,13 +256,19 @@ class Meters:
 
 
 def _key(name: str, labels: dict[str, str], kind: MetricKind) -> tuple[str, Labels]:
+    return _checked(name, tuple(labels.items()), kind)
+
+
+@lru_cache(maxsize=1024)
+def _checked(name: str, labels: Labels, kind: MetricKind) -> tuple[str, Labels]:
     metric = METRICS.get(name)
-    if metric is None or metric.kind is not kind or set(labels) != set(metric.labels):
+    given = sorted(label for label, _ in labels)
+    if metric is None or metric.kind is not kind or given != sorted(metric.labels):
         raise InvalidInputError(
-            f"{name} with labels {sorted(labels)} is no {kind.value} of autogaze_backend.metrics.METRICS; correct the "
+            f"{name} with labels {given} is no {kind.value} of autogaze_backend.metrics.METRICS; correct the "
             "name, the kind or the labels"
         )
-    return name, tuple(sorted(labels.items()))
+    return name, tuple(sorted(labels))
 
 
 def _bound(value: float) -> str:
