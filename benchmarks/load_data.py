@@ -19,15 +19,6 @@ Array = NDArray[Any]
 FRAMES = 8
 SIZE = (640, 360)
 KNOBS = {"GAZING_RATIO": np.array([0.25], np.float32), "TASK_LOSS_REQUIREMENT": np.array([0.7], np.float32)}
-# perf_analyzer's shared memory knows no optional inputs, so autogaze_generate gets every knob, unset ones filled in.
-EVERY_KNOB = {
-    "MODE": np.array([0], np.int32),
-    **KNOBS,
-    "MAX_GAZE_TOKENS": np.array([-1], np.int32),
-    "TOP_K": np.array([-1], np.int32),
-    "TARGET_SCALES": np.array([-1], np.int32),
-    "TARGET_PATCH_SIZE": np.array([-1], np.int32),
-}
 
 
 def sample_video() -> Path:

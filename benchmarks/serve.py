@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from autogaze_backend.serving import TritonServer, TritonServerConfig, model_rep
 from autogaze_export import build
 
 from benchmarks import load_data
+from benchmarks.gpu_server.perf_analyzer import MODEL, add_ensemble
 from benchmarks.perf_analyzer import VERSION, PerfAnalyzer, UnusableError, latencies
 from benchmarks.report import table, write
 
@@ -61,7 +63,6 @@ class DataFiles:
 
     clips: Path
     videos: Path
-    prepared: Path
     streams: Path
 
     @classmethod
@@ -69,15 +70,22 @@ class DataFiles:
         """Writes them into ``folder``."""
         clips = load_data.sample_clips(plan.clips, plan.frames, plan.size)
         videos = [load_data.encoded(clip, folder / f"{index}.mp4") for index, clip in enumerate(clips)]
-        knobs, every = load_data.KNOBS, load_data.EVERY_KNOB
+        knobs = load_data.KNOBS
         return cls(
             load_data.write_requests(folder / "clips.json", [{"FRAMES": clip, **knobs} for clip in clips]),
             load_data.write_requests(folder / "videos.json", [{"VIDEO": video, **knobs} for video in videos]),
-            load_data.write_requests(folder / "prepared.json", [{"FRAMES": clip, **every} for clip in clips]),
             load_data.write_streams(
                 folder / "streams.json", [[{"FRAME": frame, **knobs} for frame in clip] for clip in clips]
             ),
         )
+
+
+def repository(folder: Path) -> Path:
+    """The shipped repository in ``folder``, and an ensemble that perf_analyzer can ask through shared memory."""
+    made = folder / "models"
+    shutil.copytree(model_repository_path(), made, ignore=shutil.ignore_patterns("__pycache__"))
+    add_ensemble(made, ("FRAMES", *load_data.KNOBS))
+    return made
 
 
 def measure(url: str, analyzer: PerfAnalyzer, files: DataFiles, plan: Plan) -> Iterator[dict[str, Any]]:
@@ -129,7 +137,7 @@ def measure(url: str, analyzer: PerfAnalyzer, files: DataFiles, plan: Plan) -> I
             ),
         ):
             at = ("concurrency", concurrency)
-            yield level(f"clips {way}", "autogaze_generate", files.prepared, at, count(concurrency), *more)
+            yield level(f"clips {way}", MODEL, files.clips, at, count(concurrency), *more)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,9 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             bundle = build(options.checkpoint, Path(folder) / "bundle")
             files = DataFiles.written(Path(folder), plan)
-            config = TritonServerConfig(
-                model_repository_path(), 0, 0, 0, environment={"AUTOGAZE_BUNDLE": str(bundle)}
-            )
+            models = repository(Path(folder))
+            config = TritonServerConfig(models, 0, 0, 0, environment={"AUTOGAZE_BUNDLE": str(bundle)})
             with TritonServer(config, on_log=lambda line: None) as server:
                 server.wait_until_ready(120)
                 for row in measure(server.url, analyzer, files, plan):

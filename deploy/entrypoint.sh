@@ -10,6 +10,8 @@
 #   AUTOGAZE_BUILD_ARGS  further arguments of 'autogaze build', separated by spaces
 #   AUTOGAZE_VOLUME      where bundles and downloads are kept (default: /var/lib/autogaze)
 #   AUTOGAZE_REPOSITORY  a model repository of your own (default: the shipped one)
+#   AUTOGAZE_STREAM_INSTANCES, AUTOGAZE_INGEST_INSTANCES
+#                        processes of a model (default: 1 and 2)
 #   TRITONSERVER         the server's binary (default: tritonserver on PATH)
 set -eu
 
@@ -104,8 +106,14 @@ if [ -z "${AUTOGAZE_BUNDLE:-}" ] && [ -z "${AUTOGAZE_REPOSITORY:-}" ]; then
 fi
 
 [ -z "${AUTOGAZE_BUNDLE:-}" ] || export AUTOGAZE_BUNDLE
-repository=${AUTOGAZE_REPOSITORY:-$(python3 -c \
-    'from autogaze_backend.serving import model_repository_path; print(model_repository_path())')}
+repository=$(python3 -c '
+import os
+from pathlib import Path
+from autogaze_backend.serving import model_repository_path
+from autogaze_backend.serving.instances import instance_counts, with_instances
+named = os.environ.get("AUTOGAZE_REPOSITORY")
+print(with_instances(Path(named) if named else model_repository_path(), instance_counts()))') ||
+    fail "the model repository cannot be used; the reason is above"
 
 say "serving $repository${AUTOGAZE_BUNDLE:+ with $AUTOGAZE_BUNDLE}"
 # The server takes this process's place, so that it gets the container's signals.

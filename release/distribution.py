@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from release.project import NAME, requirements, version
 
 PACKAGES = ("autogaze_client", "autogaze_backend", "autogaze_export")
-_MODELS = ("autogaze", "autogaze_decode", "autogaze_generate", "autogaze_ingest", "autogaze_stream")
+_MODELS = ("autogaze", "autogaze_generate", "autogaze_ingest", "autogaze_stream")
 _CHECKPOINT = ("config.json", "model.safetensors", "preprocessor_config.json", "MODEL_CARD.md")
 _PHASES = ("encoder", "prefill", "step")
 

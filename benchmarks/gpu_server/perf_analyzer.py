@@ -48,13 +48,18 @@ class PerfRow:
     p99_ms: float
 
 
-def add_ensemble(repository: Path) -> None:
-    """Adds the ensemble without optional inputs to a copy of the shipped repository."""
+def add_ensemble(repository: Path, sent: Sequence[str] = _SENT) -> None:
+    """Adds the ensemble without optional inputs to a copy of the shipped repository.
+
+    Args:
+        repository: the copy.
+        sent: the inputs that it has.
+    """
     text = (repository / "autogaze" / "config.pbtxt").read_text(encoding="utf-8")
     head, _, rest = text.partition("input [")
     declared, _, tail = rest.partition("\n]")
     lines = [line.strip().rstrip(",") for line in declared.splitlines()]
-    kept = [line for line in lines if any(f'name: "{name}"' in line for name in _SENT)]
+    kept = [line for line in lines if any(f'name: "{name}"' in line for name in sent)]
     inputs = ",\n  ".join(line.replace(" optional: true", "") for line in kept)
     # A knob that is not sent reaches no step: the ensemble gives its inputs on under their own names.
     names = [line.split('"')[1] for line in lines if line and line not in kept]

@@ -15,7 +15,7 @@ from autogaze_backend.serving import TritonServer, TritonServerConfig, model_rep
 from benchmarks.gpu.context import Context, Settings
 from benchmarks.gpu_server.perf_analyzer import add_ensemble
 
-_MODELS = ("autogaze_generate", "autogaze_stream", "autogaze_ingest", "autogaze_decode")
+_MODELS = ("autogaze_generate", "autogaze_stream", "autogaze_ingest")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,16 @@ from autogaze_client._device_arrays import DeviceArray, as_frames
 from autogaze_client._errors import AutoGazeError, InvalidInputError, StreamExpired
 from autogaze_client._requests import DeviceFrames
 from autogaze_client._transport import AsyncTransport, CallOptions, SequenceStep, Transport
-from autogaze_client._wire import OUTPUTS, GazeOptions, Inputs, Tensors, decode_result, frame_tensors
+from autogaze_client._wire import (
+    START_OUTPUTS,
+    STREAM_OUTPUTS,
+    GazeOptions,
+    Inputs,
+    Tensors,
+    decode_frame,
+    frame_tensors,
+)
+from autogaze_client.layouts import AutoGazeScaleTokenLayout
 from autogaze_client.modes import AutoGazeInferenceMode
 from autogaze_client.result import GazeResult, GazeTimings
 
@@ -40,6 +49,11 @@ class _Conversation:
         self.closed = False
         self._call = call
         self._frames = 0
+        self._layouts: tuple[AutoGazeScaleTokenLayout, ...] | None = None
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return STREAM_OUTPUTS if self.started and self._layouts else START_OUTPUTS
 
     def request(
         self, frame: object, ratio: float | None, requirement: float | None, tokens: int | None
@@ -61,16 +75,19 @@ class _Conversation:
 
     def restarted(self, call: CallOptions, error: StreamExpired) -> CallOptions:
         """The same request as the first of a new stream; raises where the caller did not ask for that."""
-        self.started = False
+        self.started, self._layouts = False, None
         if not self.restart:
             raise error
         self.restarts += 1
         return replace(call, sequence=SequenceStep(self.id, start=True))
 
-    def finish(self, outputs: Tensors, started: float) -> GazeResult:
+    def finish(self, inputs: Inputs, outputs: Tensors, started: float) -> GazeResult:
         self.started = True
-        request_ms = (time.perf_counter() - started) * 1e3
-        return decode_result(outputs, _MODE, GazeTimings(request_ms=request_ms))
+        _, height, width, _ = inputs["FRAME"].shape
+        timings = GazeTimings(request_ms=(time.perf_counter() - started) * 1e3)
+        result = decode_frame(outputs, (height, width), self._layouts, timings)
+        self._layouts = result.generated.scale_layouts
+        return result
 
     def farewell(self) -> tuple[Inputs, CallOptions] | None:
         """The request that ends the stream: no frame, only the flag; None where nothing was started."""
@@ -146,11 +163,11 @@ class StreamSession:
         started = time.perf_counter()
         inputs, call = talk.request(frame, gazing_ratio, task_loss_requirement, max_gaze_tokens_each_frame)
         try:
-            outputs = self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, call)
+            outputs = self._transport.infer(self._model, inputs, talk.outputs, self._timeout, call)
         except StreamExpired as error:
             call = talk.restarted(call, error)
-            outputs = self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, call)
-        return talk.finish(outputs, started)
+            outputs = self._transport.infer(self._model, inputs, talk.outputs, self._timeout, call)
+        return talk.finish(inputs, outputs, started)
 
     def close(self) -> None:
         """Frees the stream's place on the server. A server that is gone, or has forgotten it, is no error."""
@@ -158,7 +175,7 @@ class StreamSession:
         if last is None:
             return
         try:
-            self._transport.infer(self._model, last[0], OUTPUTS, self._timeout, last[1])
+            self._transport.infer(self._model, last[0], STREAM_OUTPUTS, self._timeout, last[1])
         except AutoGazeError:
             return  # the server frees the place by itself when its time is up
 
@@ -210,11 +227,11 @@ class AsyncStreamSession:
         started = time.perf_counter()
         inputs, call = talk.request(frame, gazing_ratio, task_loss_requirement, max_gaze_tokens_each_frame)
         try:
-            outputs = await self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, call)
+            outputs = await self._transport.infer(self._model, inputs, talk.outputs, self._timeout, call)
         except StreamExpired as error:
             call = talk.restarted(call, error)
-            outputs = await self._transport.infer(self._model, inputs, OUTPUTS, self._timeout, call)
-        return talk.finish(outputs, started)
+            outputs = await self._transport.infer(self._model, inputs, talk.outputs, self._timeout, call)
+        return talk.finish(inputs, outputs, started)
 
     async def close(self) -> None:
         """Frees the stream's place on the server; see ``StreamSession.close``."""
@@ -222,7 +239,7 @@ class AsyncStreamSession:
         if last is None:
             return
         try:
-            await self._transport.infer(self._model, last[0], OUTPUTS, self._timeout, last[1])
+            await self._transport.infer(self._model, last[0], STREAM_OUTPUTS, self._timeout, last[1])
         except AutoGazeError:
             return
 

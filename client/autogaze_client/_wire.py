@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,16 +23,19 @@ from autogaze_client.knobs import (
     check_whole_number,
     is_single_item_list,
 )
-from autogaze_client.layouts import layouts_from_grids
+from autogaze_client.layouts import AutoGazeScaleTokenLayout, layouts_from_grids
 from autogaze_client.modes import AutoGazeInferenceMode
 from autogaze_client.result import GazeResult, GazeTimings, SourceSize
 
 __all__ = [
     "OUTPUTS",
+    "START_OUTPUTS",
+    "STREAM_OUTPUTS",
     "GazeOptions",
     "Inputs",
     "Tensors",
     "clip_tensors",
+    "decode_frame",
     "decode_result",
     "frame_tensors",
     "video_tensors",
@@ -55,6 +58,12 @@ OUTPUTS: Mapping[str, type[np.generic]] = {
     "SCALE_GRIDS": np.int32,
 }
 """The ensemble's outputs."""
+
+STREAM_OUTPUTS = ("GAZING_POS", "IF_PADDED_GAZING", "CONFIDENCES", "TASK_LOSS_PREDICTIONS")
+"""What a stream asks for at every frame; the rest follows from it, and each tensor costs the server time."""
+
+START_OUTPUTS = (*STREAM_OUTPUTS, "SCALE_GRIDS")
+"""What it asks for at its first frame: the scales stay those of the server's model while the stream lives."""
 
 # gRPC and protobuf stop at 2^31 - 1 bytes a message; the rest of the request fits in the margin.
 _MAX_PAYLOAD_BYTES = 2**31 - 2**20
@@ -168,7 +177,9 @@ _UNSET: Mapping[str, Any] = {
 def frame_tensors(
     frame: NDArray[np.uint8] | DeviceArray, options: GazeOptions, *, empty: bool = False
 ) -> dict[str, NDArray[Any] | DeviceArray]:
-    """Inputs of a request of ``autogaze_stream``: every knob is sent, so that streams share batches.
+    """Inputs of a request of ``autogaze_stream``: the same knobs are always sent, so that streams share batches.
+
+    ``MODE`` is not among them, since a stream has only one.
 
     Args:
         frame: uint8 ``[H, W, 3 or 4]``, on the host or on a CUDA device.
@@ -184,7 +195,8 @@ def frame_tensors(
         )
     clip = frame.reshape(1, *frame.shape)
     tensors = dict(options.tensors(1)) if empty else clip_tensors(clip, options)
-    tensors.pop("FRAMES", None)
+    for name in ("FRAMES", "MODE"):
+        tensors.pop(name, None)
     unset = {name: np.full((1, 1), value) for name, value in _UNSET.items()}
     return {"FRAME": _with_batch(frame), **unset, **tensors}
 
@@ -228,20 +240,7 @@ def decode_result(outputs: Tensors, mode: AutoGazeInferenceMode, timings: GazeTi
         InferenceError: a tensor is missing, or the tensors contradict each other: the server is of another
             version, or broken.
     """
-    clip: dict[str, NDArray[Any]] = {}
-    for name, dtype in OUTPUTS.items():
-        tensor = outputs.get(name)
-        if tensor is None:
-            raise InferenceError(
-                f"the response lacks {name}; the server's model repository is of another version "
-                "than this client"
-            )
-        if tensor.ndim < 2 or tensor.shape[0] != 1 or tensor.dtype != dtype:
-            raise InferenceError(
-                f"{name} came as {tensor.dtype} {list(tensor.shape)}; it must be {np.dtype(dtype)} "
-                "with a leading batch dimension of 1: the server is of another version than this client"
-            )
-        clip[name] = tensor[0]
+    clip = _unbatched(outputs, OUTPUTS)
     if clip["SOURCE_SIZE"].shape != (3,):
         raise InferenceError(f"SOURCE_SIZE has {clip['SOURCE_SIZE'].size} values; it must be T, H, W")
     frames, height, width = (int(value) for value in clip["SOURCE_SIZE"])
@@ -262,3 +261,62 @@ def decode_result(outputs: Tensors, mode: AutoGazeInferenceMode, timings: GazeTi
         )
     except AutoGazeError as error:
         raise InferenceError(f"the response contradicts itself: {error}") from error
+
+
+def decode_frame(
+    outputs: Tensors,
+    size: tuple[int, int],
+    layouts: tuple[AutoGazeScaleTokenLayout, ...] | None,
+    timings: GazeTimings,
+) -> GazeResult:
+    """The result of a frame of a stream.
+
+    Args:
+        outputs: every tensor of ``STREAM_OUTPUTS``, or of ``START_OUTPUTS``, with its leading batch dimension of 1.
+        size: height and width of the frame that was sent.
+        layouts: the stream's; None at its first frame.
+        timings: of the request.
+
+    Raises:
+        InferenceError: as ``decode_result``.
+    """
+    frame = _unbatched(outputs, STREAM_OUTPUTS if layouts is not None else START_OUTPUTS)
+    if layouts is None:
+        layouts = layouts_from_grids(frame["SCALE_GRIDS"].tolist())
+    positions = frame["GAZING_POS"]
+    try:
+        generated = AutoGazeGenerateOutput(
+            gazing_pos=positions,
+            if_padded_gazing=frame["IF_PADDED_GAZING"],
+            num_gazing_each_frame=np.array([positions.shape[-1]]),
+            confidences=frame["CONFIDENCES"],
+            task_loss_predictions=frame["TASK_LOSS_PREDICTIONS"],
+            scale_layouts=layouts,
+        )
+        return GazeResult(
+            generated=generated,
+            fixations=generated.fixations(0),
+            mode=AutoGazeInferenceMode.RESIZE_TO_MODEL_INPUT,
+            source_size=SourceSize(1, *size),
+            timings=timings,
+        )
+    except AutoGazeError as error:
+        raise InferenceError(f"the response contradicts itself: {error}") from error
+
+
+def _unbatched(outputs: Tensors, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    found: dict[str, NDArray[Any]] = {}
+    for name in names:
+        dtype, tensor = OUTPUTS[name], outputs.get(name)
+        if tensor is None:
+            raise InferenceError(
+                f"the response lacks {name}; the server's model repository is of another version "
+                "than this client"
+            )
+        if tensor.ndim < 2 or tensor.shape[0] != 1 or tensor.dtype != dtype:
+            raise InferenceError(
+                f"{name} came as {tensor.dtype} {list(tensor.shape)}; it must be {np.dtype(dtype)} "
+                "with a leading batch dimension of 1: the server is of another version than this client"
+            )
+        found[name] = tensor[0]
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,24 +132,18 @@ class AutoGazeGenerateOutput:
         """
         if not 0 <= row < len(self.gazing_pos):
             raise InvalidInputError(f"row is {row}; this output has rows 0..{len(self.gazing_pos) - 1}")
-        n = self.num_vision_tokens_each_frame
-        local = self.gazing_pos[row] - self.frame_of_slot * n
-        slot = np.flatnonzero(~self.if_padded_gazing[row] & (local >= 0) & (local < n))
-        local = local[slot]
-        scale = np.searchsorted(self._scale_offsets, local, side="right") - 1
-        grid = np.array([layout.grid for layout in self.scale_layouts], np.int64)[scale]
-        cell = local - self._scale_offsets[scale]
-        # A scale whose tokens do not fill its square has cells beyond the last row: clamped as points are.
-        columns = (
-            self.frame_of_slot[slot],
-            (cell % grid + 0.5) / grid,
-            np.minimum((cell // grid + 0.5) / grid, 1.0),
-            1.0 / grid,
-            1.0 / grid,
-            self.confidences[row, slot],
-            grid,
-        )
-        return np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
+        cells = fixation_table(self.scale_layouts)
+        n, frames = len(cells), self.frame_of_slot
+        local = self.gazing_pos[row] - frames * n
+        chosen = ~self.if_padded_gazing[row] & (local >= 0) & (local < n)
+        if not chosen.all():
+            local, frames = local[chosen], frames[chosen]
+            confidences = self.confidences[row][chosen]
+        else:
+            confidences = self.confidences[row]
+        found: NDArray[np.float32] = cells[local]
+        found[:, 0], found[:, 5] = frames, confidences
+        return found
 
     def traces(self, k: int = 0) -> tuple[FrameFixationTrace, ...]:
         """One trace a row; each frame keeps all its points and is padded up to ``k`` (spec: readout §2)."""
@@ -195,3 +190,27 @@ class AutoGazeGenerateOutput:
             task_loss_predictions=np.concatenate([part.task_loss_predictions for part in parts], axis=1),
             scale_layouts=first.scale_layouts,
         )
+
+
+@lru_cache(maxsize=16)
+def fixation_table(layouts: tuple[AutoGazeScaleTokenLayout, ...]) -> NDArray[np.float32]:
+    """The fixation of every id of a frame, as ``fixations`` gives it, float32 ``[N, 7]``; frame and confidence are 0.
+
+    Read-only.
+    """
+    counts = [layout.token_count for layout in layouts]
+    grid = np.repeat(np.array([layout.grid for layout in layouts], np.int64), counts)
+    cell = np.concatenate([np.arange(count) for count in counts])
+    # A scale whose tokens do not fill its square has cells beyond the last row: clamped as points are.
+    columns = (
+        np.zeros(len(cell)),
+        (cell % grid + 0.5) / grid,
+        np.minimum((cell // grid + 0.5) / grid, 1.0),
+        1.0 / grid,
+        1.0 / grid,
+        np.zeros(len(cell)),
+        grid,
+    )
+    table = np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
+    table.flags.writeable = False
+    return table

@@ -9,7 +9,7 @@ from typing import Any
 from autogaze_client._errors import AutoGazeError, DeadlineExceededError, RequestCancelledError
 
 # Asking Triton takes about 30 µs, a tenth of an engine's step on a GPU, so the answer is good for this long.
-_ASK_SECONDS = 0.02
+ASK_SECONDS = 0.02
 
 
 class Caller:
@@ -35,15 +35,28 @@ class Caller:
         self._gone = False
 
     @classmethod
-    def of(cls, request: Any) -> Caller:
-        """The caller of a request of Triton's python backend; its time is the request's ``timeout``."""
+    def of(cls, request: Any, *, fresh: bool = False) -> Caller:
+        """The caller of a request of Triton's python backend; its time is the request's ``timeout``.
+
+        Args:
+            request: of the server.
+            fresh: whether it came a moment ago, so that its caller counts as asked just now.
+        """
         microseconds = request.timeout()
-        return cls(request.is_cancelled, microseconds / 1e6 if microseconds else None)
+        caller = cls(request.is_cancelled, microseconds / 1e6 if microseconds else None)
+        if fresh:
+            caller._asked = caller._began
+        return caller
 
     @property
     def waited(self) -> float:
         """Seconds since the request came."""
         return self._clock() - self._began
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the caller still waits, at least a microsecond; None = as long as it takes."""
+        return None if self.seconds is None else max(self.seconds - self.waited, 1e-6)
 
     def lost(self, progress: str = "before it began") -> AutoGazeError | None:
         """Why the request is not worth more work; None while it is.
@@ -52,7 +65,7 @@ class Caller:
             progress: how far it has come, for the message.
         """
         now = self._clock()
-        if not self._gone and now - self._asked >= _ASK_SECONDS:
+        if not self._gone and now - self._asked >= ASK_SECONDS:
             self._asked, self._gone = now, bool(self._cancelled())
         if self._gone:
             return RequestCancelledError(f"the caller cancelled the request {progress}")

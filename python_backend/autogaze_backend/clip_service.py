@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from autogaze_client._errors import DeadlineExceededError, ServerUnavailableError
+from autogaze_client._errors import DeadlineExceededError, InvalidInputError, ServerUnavailableError
 
 from autogaze_backend.canary import CanaryLimits, EngineCanary
 from autogaze_backend.clips import PreparedClip, finished_clip, prepare_clip
 from autogaze_backend.generation import FrameTokens
 from autogaze_backend.limits import ClipLimits, IngestLimits
 from autogaze_backend.model import GazeModel
-from autogaze_backend.preprocessing import check_frames
+from autogaze_backend.preprocessing import Frames, check_frames
+from autogaze_backend.requests import Knobs
 from autogaze_backend.resident import ResidentScheduler, scheduler_for
 from autogaze_backend.scheduling import RowJob, RowScheduler
 from autogaze_backend.triton import Arrival
@@ -25,6 +28,9 @@ _LOG = logging.getLogger("autogaze")
 
 # How often the callers of waiting clips are asked whether they still wait.
 _LOOK_SECONDS = 0.05
+
+# Videos that may be on their way through autogaze_ingest at once.
+_DECODERS = 8
 
 
 class ClipService:
@@ -52,10 +58,16 @@ class ClipService:
         # Guards what the two threads share: the inbox, the places and the end.
         self._changed = threading.Condition()
         self._inbox: deque[_Clip] = deque()
-        self._active = 0
+        self._active = self._decoding = 0
         self._closing = False
+        # They wait for autogaze_ingest; how many videos are decoded at once is up to its instances.
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="autogaze-videos")
         self._thread = threading.Thread(target=self._work, name="autogaze-clips", daemon=True)
         self._thread.start()
+        # An answer takes the server's time to arrive: meanwhile the engine goes on.
+        self._outbox: queue.SimpleQueue[_Clip | None] = queue.SimpleQueue()
+        self._sender = threading.Thread(target=self._send, name="autogaze-answers", daemon=True)
+        self._sender.start()
 
     def take_in(self, arrivals: Sequence[Arrival]) -> None:
         """Takes clips in, in order; returns when none is left that waits for a place.
@@ -68,7 +80,7 @@ class ClipService:
         waiting: list[_Clip] = []
         for arrival in arrivals:
             try:
-                waiting.append(self._prepared(arrival))
+                waiting.append(self._taken(arrival))
             except Exception as error:
                 arrival.answer(error)
         while waiting:
@@ -80,11 +92,65 @@ class ClipService:
             for clip, reason in refused:
                 clip.refuse(reason)
 
-    def _prepared(self, arrival: Arrival) -> _Clip:
-        frames = check_frames(arrival.tensors["FRAMES"])
+    def _taken(self, arrival: Arrival) -> _Clip:
+        """A clip that is ready to run, or one whose video is to be decoded first."""
+        tensors = arrival.tensors
+        if ("FRAMES" in tensors) == ("VIDEO" in tensors):
+            raise InvalidInputError(
+                "send either FRAMES (uint8 [T, H, W, 3 or 4]) or VIDEO (an encoded file), not both or none"
+            )
+        clip = _Clip(self._model, arrival, self._limits, self._conclude)
+        if "VIDEO" in tensors:
+            # What is wrong with the knobs is known before anything is decoded.
+            Knobs.from_tensors(tensors)
+        else:
+            self._prepare(clip, tensors["FRAMES"])
+        return clip
+
+    def _prepare(self, clip: _Clip, frames: Frames) -> None:
+        check_frames(frames)
         self._sizes.check(*frames.shape[:3])
-        prepared = prepare_clip(self._model, arrival.tensors, self._limits.check_tiles)
-        return _Clip(self._model, prepared, arrival, self._limits, self._leave)
+        tensors = {**clip.arrival.tensors, "FRAMES": frames}
+        clip.prepared = prepare_clip(self._model, tensors, self._limits.check_tiles)
+
+    def _decode(self, clip: _Clip) -> None:
+        """Has a video decoded, by a thread that has nothing else to do; then the clip enters like any other."""
+        error: Exception | None = None
+        try:
+            clip.caller.check()
+            self._prepare(clip, clip.arrival.decode(clip.arrival.tensors["VIDEO"], clip.caller.left))
+        except Exception as failure:
+            error = failure
+        with self._changed:
+            self._decoding -= 1
+            if error is None:
+                self._inbox.append(clip)
+            else:
+                self._active -= 1
+            self._changed.notify_all()
+        if error is not None:
+            clip.refuse(error)
+
+    def _conclude(self, clip: _Clip) -> None:
+        """Has a clip answered whose rows are done: by the other thread, unless the engine has nothing else to do."""
+        if len(self._scheduler):
+            self._outbox.put(clip)
+        else:
+            self._answer(clip)
+
+    def _answer(self, clip: _Clip) -> None:
+        try:
+            clip.answer()
+        except Exception:
+            _LOG.exception("a clip could not be answered")
+        finally:
+            self._leave()
+
+    def _send(self) -> None:
+        while (clip := self._outbox.get()) is not None:
+            self._answer(clip)
+            # No name is left behind: it would keep the clip until the next one comes.
+            del clip
 
     def _admit(self, waiting: list[_Clip]) -> tuple[list[_Clip], list[tuple[_Clip, Exception]]]:
         """Lets those in that have a place; the ones that go on waiting, and the ones that do not, with the reason."""
@@ -95,8 +161,12 @@ class ClipService:
                 refused.append((clip, error))
             elif self._active < self._limits.max_active_clips:
                 self._active += 1
-                self._inbox.append(clip)
-                self._changed.notify_all()
+                if clip.prepared is None:
+                    self._decoding += 1
+                    self._decoders.submit(self._decode, clip)
+                else:
+                    self._inbox.append(clip)
+                    self._changed.notify_all()
             else:
                 left.append(clip)
         return left, refused
@@ -124,11 +194,14 @@ class ClipService:
         return self._canary.is_ready()
 
     def close(self) -> None:
-        """Finishes what was taken in, takes nothing more, and ends the thread."""
+        """Finishes what was taken in, takes nothing more, and ends the threads."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        self._decoders.shutdown()
         self._thread.join()
+        self._outbox.put(None)
+        self._sender.join()
 
     def _wake(self) -> None:
         with self._changed:
@@ -137,10 +210,15 @@ class ClipService:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (self._inbox or len(self._scheduler) or self._canary.asked or self._closing):
+                while not (
+                    self._inbox
+                    or len(self._scheduler)
+                    or self._canary.asked
+                    or (self._closing and not self._decoding)
+                ):
                     self._changed.wait()
                 arrived, self._inbox = self._inbox, deque()
-                over = self._closing and not (arrived or len(self._scheduler))
+                over = self._closing and not (arrived or len(self._scheduler) or self._decoding)
             self._canary.answer(at_work=len(self._scheduler) > 0)
             if over:
                 return
@@ -161,28 +239,30 @@ class _Clip:
     def __init__(
         self,
         model: GazeModel,
-        prepared: PreparedClip,
         arrival: Arrival,
         limits: ClipLimits,
-        leave: Callable[[], None],
+        conclude: Callable[[_Clip], None],
     ) -> None:
-        self._model, self._prepared = model, prepared
-        self._answer, self.caller, self._leave = arrival.answer, arrival.caller, leave
+        self._model, self.arrival, self.caller = model, arrival, arrival.caller
+        self.prepared: PreparedClip | None = None
+        self._conclude = conclude
         self._limits = limits
         self._entered = time.monotonic()
         self._done: dict[int, Sequence[FrameTokens]] = {}
         self._error: Exception | None = None
-        self._open = len(prepared.rows)
+        self._open = 0
 
     def refuse(self, error: Exception) -> None:
         """Answers a clip that never entered."""
-        self._answer(error)
+        self.arrival.answer(error)
 
     def enter(self, scheduler: RowScheduler | ResidentScheduler) -> None:
         """Hands the rows to the scheduler."""
+        assert self.prepared is not None  # Only clips that are ready enter.
         self._entered = time.monotonic()
-        work = sum(row.frames for row in self._prepared.rows)
-        for index, row in enumerate(self._prepared.rows):
+        rows = self.prepared.rows
+        self._open, work = len(rows), sum(row.frames for row in rows)
+        for index, row in enumerate(rows):
             scheduler.add(RowJob(row, partial(self._finish, index), partial(self._ended, row.frames), work))
 
     def _ended(self, frames: int, frame: int) -> Exception | None:
@@ -207,13 +287,13 @@ class _Clip:
         else:
             self._done[index] = result
         self._open -= 1
-        if self._open:
+        if not self._open:
+            self._conclude(self)
+
+    def answer(self) -> None:
+        """Tells the outputs, or the error."""
+        if self._error is not None or self.prepared is None:
+            self.arrival.answer(self._error or RuntimeError("the clip was never prepared"))
             return
-        try:
-            if self._error is None:
-                rows = [self._done[row] for row in range(len(self._prepared.rows))]
-                self._answer(finished_clip(self._model, self._prepared, rows))
-            else:
-                self._answer(self._error)
-        finally:
-            self._leave()
+        rows = [self._done[row] for row in range(len(self.prepared.rows))]
+        self.arrival.answer(finished_clip(self._model, self.prepared, rows, self.arrival.outputs))

@@ -1,16 +1,15 @@
-"""The middle and last stages: clips to tokens, tokens to fixations in source coordinates."""
+"""From clips to tokens, and from tokens to fixations in source coordinates."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from autogaze_client._errors import InvalidInputError
 from autogaze_client.generated import AutoGazeGenerateOutput
-from autogaze_client.layouts import layouts_from_grids
 from autogaze_client.modes import AutoGazeInferenceMode
 from autogaze_client.result import GazeResult, GazeTimings, SourceSize
 from numpy.typing import NDArray
@@ -36,10 +35,14 @@ class PreparedClip:
     Attributes:
         rows: what the engine runs: one row in the resize mode, one a tile else.
         finish: from the rows' tokens to the output.
+        mode: of the request.
+        size: frames, height and width of the source.
     """
 
     rows: tuple[Row, ...]
     finish: Callable[[Sequence[Sequence[FrameTokens]]], AutoGazeGenerateOutput]
+    mode: AutoGazeInferenceMode
+    size: tuple[int, int, int]
 
 
 def _any_number(tiles: int) -> None:
@@ -61,7 +64,7 @@ def prepare_clip(
     """
     knobs = Knobs.from_tensors(tensors)
     frames = check_frames(tensors["FRAMES"])
-    spec = model.spec
+    spec, size = model.spec, (frames.shape[0], frames.shape[1], frames.shape[2])
     budget = resolve_budget(
         spec,
         len(frames),
@@ -76,7 +79,7 @@ def prepare_clip(
     target = resolve_target_scales(spec, knobs.target_scales, knobs.target_patch_size)
     if target is None:
         row = Row(len(frames), lambda start, stop: model.stream_input(frames[start:stop]), budget)
-        return PreparedClip((row,), lambda tokens: assemble(spec, tokens))
+        return PreparedClip((row,), lambda tokens: assemble(spec, tokens), knobs.mode, size)
     check_tiles(target.tiles**2)
 
     def cut(start: int, stop: int) -> Any:
@@ -95,7 +98,7 @@ def prepare_clip(
         return Row(len(frames), window, budget)
 
     rows = tuple(row_of(tile) for tile in range(target.tiles**2))
-    return PreparedClip(rows, lambda tokens: target.stitch(assemble(spec, tokens)))
+    return PreparedClip(rows, lambda tokens: target.stitch(assemble(spec, tokens)), knobs.mode, size)
 
 
 def _tiled_clip(
@@ -126,7 +129,8 @@ def _tiled_clip(
         return Row(len(frames), window, budget)
 
     rows = tuple(row_of(tile) for tile in range(layout.count))
-    return PreparedClip(rows, lambda tokens: assemble(model.spec, tokens))
+    size = (frames.shape[0], frames.shape[1], frames.shape[2])
+    return PreparedClip(rows, lambda tokens: assemble(model.spec, tokens), knobs.mode, size)
 
 
 class TileWindows:
@@ -144,13 +148,45 @@ class TileWindows:
         return self._tiles
 
 
+CLIP_OUTPUTS = (
+    "GAZING_POS",
+    "IF_PADDED_GAZING",
+    "NUM_GAZING_EACH_FRAME",
+    "CONFIDENCES",
+    "TASK_LOSS_PREDICTIONS",
+    "SCALE_GRIDS",
+    "FIXATIONS",
+    "SOURCE_SIZE",
+)
+"""What ``autogaze_generate`` can answer."""
+
+
 def finished_clip(
-    model: GazeModel, clip: PreparedClip, tokens: Sequence[Sequence[FrameTokens]]
+    model: GazeModel,
+    clip: PreparedClip,
+    tokens: Sequence[Sequence[FrameTokens]],
+    wanted: Container[str] = CLIP_OUTPUTS,
 ) -> dict[str, Array] | Exception:
-    """A clip's output tensors; what goes wrong in making them is this clip's error alone."""
+    """A clip's output tensors; what goes wrong in making them is this clip's error alone.
+
+    ``FIXATIONS`` is float32 ``[n, 7]``: frame, centre x, centre y, width, height (fractions of the source frame),
+    confidence, cells per side of the token's scale. In generation order; in tiled modes by frame, then by confidence.
+    Padding is left out.
+
+    Args:
+        model: that ran it.
+        clip: what was run.
+        tokens: of its rows.
+        wanted: outputs that the caller asks for, of ``CLIP_OUTPUTS``.
+    """
     try:
-        size = np.array([model.spec.input_size], np.int32)
-        return {**token_tensors(clip.finish(tokens)), "INPUT_SIZE": size}
+        generated = clip.finish(tokens)
+        tensors = token_tensors(generated)
+        if "FIXATIONS" in wanted:
+            _, height, width = clip.size
+            tensors["FIXATIONS"] = locate(generated, clip.mode, height, width, model.spec.input_size)
+        tensors["SOURCE_SIZE"] = np.array(clip.size, np.int32)
+        return {name: array for name, array in tensors.items() if name in wanted}
     except Exception as error:
         return error
 
@@ -167,35 +203,10 @@ def token_tensors(generated: AutoGazeGenerateOutput) -> dict[str, Array]:
     }
 
 
-def generated_output(tensors: Mapping[str, Array]) -> AutoGazeGenerateOutput:
-    """What ``token_tensors`` came from."""
-    return AutoGazeGenerateOutput(
-        gazing_pos=tensors["GAZING_POS"],
-        if_padded_gazing=tensors["IF_PADDED_GAZING"],
-        num_gazing_each_frame=tensors["NUM_GAZING_EACH_FRAME"],
-        confidences=tensors["CONFIDENCES"],
-        task_loss_predictions=tensors["TASK_LOSS_PREDICTIONS"],
-        scale_layouts=layouts_from_grids(tensors["SCALE_GRIDS"].tolist()),
-    )
-
-
-def decode_clip(tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """Serves a request of ``autogaze_decode``: the chosen cells as ``FIXATIONS`` float32 ``[n, 7]``.
-
-    Columns: frame, centre x, centre y, width, height (fractions of the source frame), confidence, cells
-    per side of the token's scale. In generation order; in tiled modes by frame, then by confidence. Padding
-    is left out.
-    """
-    generated = generated_output(tensors)
-    mode = AutoGazeInferenceMode.from_code(int(tensors["MODE"][0]))
-    _, height, width = (int(value) for value in tensors["SOURCE_SIZE"])
-    return {"FIXATIONS": locate(generated, mode, height, width, int(tensors["INPUT_SIZE"][0]))}
-
-
 def locate(
     generated: AutoGazeGenerateOutput, mode: AutoGazeInferenceMode, height: int, width: int, input_size: int
 ) -> NDArray[np.float32]:
-    """The chosen cells of a clip in source coordinates, float32 ``[n, 7]``; see ``decode_clip``."""
+    """The chosen cells of a clip in source coordinates, float32 ``[n, 7]``; see ``finished_clip``."""
     if mode.is_tiled:
         return TileLayout(mode, height, width, input_size).fixations(generated)
     return generated.fixations(0)

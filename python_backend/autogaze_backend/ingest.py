@@ -1,4 +1,4 @@
-"""The first stage: limits, decoding, and every knob filled in. Runs on the CPU, in several instances."""
+"""Encoded video to frames, under limits. On the CPU, in several instances."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from autogaze_backend.callers import Caller
 from autogaze_backend.limits import IngestLimits
-from autogaze_backend.preprocessing import Frames, check_frames
-from autogaze_backend.requests import Knobs
+from autogaze_backend.preprocessing import Frames
 
 Array = NDArray[Any]
 
@@ -20,37 +19,25 @@ Array = NDArray[Any]
 def ingest(
     tensors: Mapping[str, Array], limits: IngestLimits, caller: Caller | None = None
 ) -> dict[str, Array]:
-    """Turns a request's inputs into those of ``autogaze_generate``.
+    """Serves a request of ``autogaze_ingest``.
 
     Args:
-        tensors: ``FRAMES`` uint8 ``[T, H, W, 3 or 4]`` or ``VIDEO`` uint8 ``[N]``, and any knobs.
+        tensors: ``VIDEO`` uint8 ``[N]``, an encoded file.
         limits: of this server.
-        caller: asked between two decoded frames whether to go on; None = always.
+        caller: asked before the video is decoded and between two frames whether to go on; None = always.
 
     Returns:
-        ``FRAMES`` uint8 ``[T, H, W, 3 or 4]``, ``SOURCE_SIZE`` int32 ``[3]`` (T, H, W), and every knob.
+        ``DECODED`` uint8 ``[T, H, W, 3]``.
 
     Raises:
-        InvalidInputError: both or neither of the inputs, a wrong shape, over a limit, or a bad knob.
+        InvalidInputError: a wrong shape, or over a limit.
         VideoDecodeError: ``VIDEO`` cannot be decoded.
         RequestCancelledError: the caller has gone.
         DeadlineExceededError: the caller's time is over.
     """
-    knobs = Knobs.from_tensors(tensors)
-    if ("FRAMES" in tensors) == ("VIDEO" in tensors):
-        raise InvalidInputError(
-            "send either FRAMES (uint8 [T, H, W, 3 or 4]) or VIDEO (an encoded file), not both or none"
-        )
-    if "FRAMES" in tensors:
-        frames = check_frames(tensors["FRAMES"])
-        limits.check(*frames.shape[:3])
-    else:
-        frames = decode_video(tensors["VIDEO"], limits, caller)
-    return {
-        "FRAMES": frames,
-        "SOURCE_SIZE": np.array(frames.shape[:3], np.int32),
-        **knobs.to_tensors(),
-    }
+    if caller is not None:
+        caller.check()
+    return {"DECODED": decode_video(tensors["VIDEO"], limits, caller)}
 
 
 def decode_video(data: Array, limits: IngestLimits, caller: Caller | None = None) -> Frames:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import bisect
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 from autogaze_client._errors import InvalidInputError
 
@@ -183,6 +184,22 @@ class Meters:
             buckets[bisect.bisect_left(bounds, value)] += 1
             self._values[key] = self._values.get(key, 0.0) + value
 
+    def observe_all(self, name: str, values: Sequence[float], **labels: str) -> None:
+        """Counts several values in a histogram at once.
+
+        Raises:
+            InvalidInputError: as ``observe``.
+        """
+        if not values:
+            return
+        key = _key(name, labels, MetricKind.HISTOGRAM)
+        bounds = METRICS[name].bounds
+        with self._lock:
+            buckets = self._buckets.setdefault(key, [0] * (len(bounds) + 1))
+            for value in values:
+                buckets[bisect.bisect_left(bounds, value)] += 1
+            self._values[key] = self._values.get(key, 0.0) + sum(values)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times what runs inside as a run of stage ``name``, also where it fails."""
@@ -239,13 +256,19 @@ class Meters:
 
 
 def _key(name: str, labels: dict[str, str], kind: MetricKind) -> tuple[str, Labels]:
+    return _checked(name, tuple(labels.items()), kind)
+
+
+@lru_cache(maxsize=1024)
+def _checked(name: str, labels: Labels, kind: MetricKind) -> tuple[str, Labels]:
     metric = METRICS.get(name)
-    if metric is None or metric.kind is not kind or set(labels) != set(metric.labels):
+    given = sorted(label for label, _ in labels)
+    if metric is None or metric.kind is not kind or given != sorted(metric.labels):
         raise InvalidInputError(
-            f"{name} with labels {sorted(labels)} is no {kind.value} of autogaze_backend.metrics.METRICS; correct the "
+            f"{name} with labels {given} is no {kind.value} of autogaze_backend.metrics.METRICS; correct the "
             "name, the kind or the labels"
         )
-    return name, tuple(sorted(labels.items()))
+    return name, tuple(sorted(labels))
 
 
 def _bound(value: float) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from autogaze_client._errors import (
@@ -38,6 +38,20 @@ _OUTCOMES: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
+class RequestEnd(NamedTuple):
+    """What a request that succeeded came to.
+
+    Attributes:
+        frames: of it.
+        rows: likewise.
+        tokens: chosen in all of them.
+    """
+
+    frames: int
+    rows: int
+    tokens: int
+
+
 class Observer:
     """Counts and logs the requests of a served model.
 
@@ -57,6 +71,7 @@ class Observer:
         self._about = {"model": model, "version": version}
         self._each_request, self._stage = each_request, stage
         self._publisher: TritonPublisher | None = None
+        self._most = 1
 
     @classmethod
     def for_model(cls, pb_utils: Any, args: Mapping[str, str], *, stage: str = "") -> Observer:
@@ -73,15 +88,13 @@ class Observer:
 
     def metered(self, model: GazeModel) -> MeteredModel:
         """The model, its engine counted."""
+        self._most = model.spec.tokens_per_frame
         return MeteredModel(model, self.meters)
 
     def begin(self, request: Any) -> Finish:
         """Notes that a request has come; the function that it returns is told how it ended, once."""
         started = time.perf_counter()
-        about = {**self._about, "request_id": request.request_id()}
-        correlation = request.correlation_id()
-        if correlation:
-            about["correlation_id"] = correlation
+        about = self._about_request(request)
 
         def finish(result: Tensors | Exception) -> None:
             milliseconds = (time.perf_counter() - started) * 1e3
@@ -94,10 +107,51 @@ class Observer:
 
         return finish
 
+    def batch_ended(
+        self, requests: Sequence[Any], ends: Sequence[RequestEnd | Exception], milliseconds: float
+    ) -> None:
+        """Notes how requests ended that came and were answered together.
+
+        Args:
+            requests: of the server.
+            ends: of each.
+            milliseconds: from when they came to now.
+        """
+        served = [end for end in ends if isinstance(end, RequestEnd)]
+        meters = self.meters
+        if served:
+            meters.add("autogaze_requests_total", len(served), outcome="ok")
+            meters.add("autogaze_frames_total", sum(end.frames for end in served))
+            meters.add("autogaze_tokens_total", sum(end.tokens for end in served))
+            means = [end.tokens / (end.frames * end.rows) for end in served if end.frames]
+            meters.observe_all("autogaze_tokens_per_frame", means)
+            meters.observe_all("autogaze_gaze_ratio", [mean / self._most for mean in means])
+        if len(served) == len(ends) and not self._each_request:
+            return
+        for request, end in zip(requests, ends, strict=True):
+            outcome, facts = "ok", {}
+            if isinstance(end, RequestEnd):
+                facts = {"frames": end.frames, "tokens": end.tokens}
+            else:
+                outcome = outcome_of(end)
+                meters.add("autogaze_requests_total", outcome=outcome)
+            about = {**self._about_request(request), "outcome": outcome}
+            self._log(
+                end if isinstance(end, Exception) else {},
+                {**about, "milliseconds": round(milliseconds, 3), **facts},
+            )
+
     def close(self) -> None:
         """Publishes what is left."""
         if self._publisher is not None:
             self._publisher.close()
+
+    def _about_request(self, request: Any) -> dict[str, Any]:
+        about = {**self._about, "request_id": request.request_id()}
+        correlation = request.correlation_id()
+        if correlation:
+            about["correlation_id"] = correlation
+        return about
 
     def _count_tokens(self, outputs: Tensors) -> dict[str, int]:
         if "GAZING_POS" not in outputs:

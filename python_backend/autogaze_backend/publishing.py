@@ -25,6 +25,9 @@ _LOG = logging.getLogger("autogaze")
 PERIOD_SECONDS = 1.0
 """From one hand-over to the next."""
 
+# The instances of a model share its series. What each of them has is added up; these say the same in each.
+_SAME_EVERYWHERE = frozenset({"autogaze_engine_info"})
+
 
 class TritonPublisher:
     """Publishes samples until it is closed.
@@ -58,7 +61,7 @@ class TritonPublisher:
             series = self._series.get(key)
             if series is None:
                 series = self._series[key] = self._create(sample)
-            if sample.metric.kind is MetricKind.GAUGE:
+            if sample.metric.name in _SAME_EVERYWHERE:
                 series.set(sample.value)
             elif sample.value != (last or 0.0):
                 series.increment(sample.value - (last or 0.0))
@@ -80,8 +83,13 @@ class TritonPublisher:
 
     def _clear_gauges(self) -> None:
         for sample in self._meters.samples():
-            if sample.metric.kind is MetricKind.GAUGE:
-                self._series[sample.name, sample.labels].set(0.0)
+            if sample.metric.kind is not MetricKind.GAUGE:
+                continue
+            key = sample.name, sample.labels
+            if sample.metric.name in _SAME_EVERYWHERE:
+                self._series[key].set(0.0)
+            elif self._published[key]:
+                self._series[key].increment(-self._published[key])
 
     def _run(self) -> None:
         stopped = False

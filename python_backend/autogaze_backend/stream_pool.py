@@ -13,6 +13,8 @@ from autogaze_client._errors import ServerUnavailableError, StreamExpired
 from autogaze_backend.limits import StreamLimits
 from autogaze_backend.streaming import GazeStream
 
+StreamId = int | str
+
 
 @dataclass
 class _Place:
@@ -35,14 +37,14 @@ class StreamPool:
         self.expired = 0
         self._open_stream, self._clock = open_stream, clock
         # In order of use, the least recent first.
-        self._places: OrderedDict[int, _Place] = OrderedDict()
+        self._places: OrderedDict[StreamId, _Place] = OrderedDict()
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
         """Streams held."""
         return len(self._places)
 
-    def start(self, stream_id: int) -> GazeStream:
+    def start(self, stream_id: StreamId) -> GazeStream:
         """Opens a stream; one of the same id starts anew, and a full pool gives up its least recently used.
 
         Raises:
@@ -59,7 +61,7 @@ class StreamPool:
             self._places[stream_id] = _Place(self._open_stream(), self._clock())
             return self._places[stream_id].stream
 
-    def use(self, stream_id: int) -> GazeStream:
+    def use(self, stream_id: StreamId) -> GazeStream:
         """The stream of an id, now the most recently used.
 
         Raises:
@@ -79,7 +81,7 @@ class StreamPool:
             self._places.move_to_end(stream_id)
             return place.stream
 
-    def end(self, stream_id: int) -> None:
+    def end(self, stream_id: StreamId) -> None:
         """Frees a stream's place; an unknown id is no error, since its place is free already."""
         with self._lock:
             place = self._places.pop(stream_id, None)

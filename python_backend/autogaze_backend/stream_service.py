@@ -3,41 +3,58 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from autogaze_client._errors import AutoGazeError, InvalidInputError, ServerUnavailableError
-from autogaze_client.generated import AutoGazeGenerateOutput
 from numpy.typing import NDArray
 
 from autogaze_backend.budgets import Budget, resolve_budget
 from autogaze_backend.callers import Caller
 from autogaze_backend.canary import CanaryLimits, EngineCanary
-from autogaze_backend.clips import token_tensors
 from autogaze_backend.limits import IngestLimits, StreamLimits
 from autogaze_backend.model import GazeModel
-from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import check_frames
 from autogaze_backend.requests import Knobs
-from autogaze_backend.stream_pool import StreamPool
+from autogaze_backend.stream_answers import STREAM_OUTPUTS, StreamAnswer, StreamAnswers
+from autogaze_backend.stream_pool import StreamId, StreamPool
 from autogaze_backend.streaming import GazeStream, step_frames
 
 Array = NDArray[Any]
 
+# Different knobs and frame shapes that are remembered as good; callers mostly send the same ones again.
+_REMEMBERED = 1024
 
-@dataclass(frozen=True)
-class _Ready:
-    """A request whose frame is preprocessed and whose stream is held."""
 
-    index: int
+class StreamRequest(NamedTuple):
+    """A frame of a stream, or the end of one.
+
+    Attributes:
+        stream_id: what tells the stream from others.
+        start: whether the stream starts (anew) with this frame.
+        end: whether it ends after it; a frame without pixels then only ends it.
+        tensors: ``FRAME`` uint8 ``[H, W, 3 or 4]`` and any knobs.
+        caller: who waits for it; None for one that waits for ever.
+        outputs: what the caller wants, of ``STREAM_OUTPUTS``.
+    """
+
+    stream_id: StreamId
+    start: bool
+    end: bool
+    tensors: Mapping[str, Array]
+    caller: Caller | None = None
+    outputs: Container[str] = STREAM_OUTPUTS
+
+
+class _Ready(NamedTuple):
+    """A request whose frame is checked and whose stream is held."""
+
+    place: int
     stream: GazeStream
-    stream_id: int
     frame: Array
     budget: Budget
     size: tuple[int, int]
-    end: bool
     apart: bool
 
 
@@ -54,7 +71,10 @@ class StreamService:
         limits = limits or StreamLimits()
         self._model = model
         self._ingest = ingest or IngestLimits()
+        self._answers = StreamAnswers(model.spec)
         self.pool = StreamPool(lambda: model.open_stream(horizon=limits.horizon), limits)
+        self._budgets: dict[tuple[tuple[str, str, bytes], ...], Budget] = {}
+        self._shapes: set[tuple[int, ...]] = set()
         # Execution and housekeeping take turns: no stream is freed while its frame is computed, and the engine
         # has one caller at a time.
         self._busy = threading.Lock()
@@ -74,52 +94,44 @@ class StreamService:
         self._wanted.set()
         self._keeper.join()
 
-    def run(
-        self, batch: Sequence[Mapping[str, Array]], callers: Sequence[Caller] = ()
-    ) -> list[dict[str, Array] | Exception]:
+    def run(self, batch: Sequence[StreamRequest]) -> list[StreamAnswer | Exception]:
         """Serves a batch of requests, at most one a stream at a time.
 
-        Args:
-            batch: for each request ``FRAME`` uint8 ``[H, W, 3 or 4]``, any knobs, and the sequence
-                batcher's ``CORRID``, ``START`` and ``END``.
-            callers: who waits for each; none for callers that wait for ever. A frame whose caller has gone is
-                not begun: its stream stays as it was, or ends where the frame was to end it.
+        A frame whose caller has gone is not begun: its stream stays as it was, or ends where the frame was to end it.
 
         Returns:
-            For each request its output tensors, or the error that it alone gets.
+            For each request its answer, or the error that it alone gets.
         """
         with self._busy:
             self._canary.answer()
-            answers: list[dict[str, Array] | Exception] = [InvalidInputError("not served")] * len(batch)
+            answers: list[StreamAnswer | Exception] = [InvalidInputError("not served")] * len(batch)
             waiting = list(range(len(batch)))
             while waiting:
                 # Frames of one stream depend on each other: its second request waits for the next round.
-                first: dict[int, int] = {}
+                turn: dict[StreamId, int] = {}
+                later: list[int] = []
                 for index in waiting:
-                    first.setdefault(_stream_id(batch[index]), index)
-                turn = sorted(first.values())
-                waiting = [index for index in waiting if index not in turn]
-                self._round(batch, callers, turn, answers)
+                    if turn.setdefault(batch[index].stream_id, index) != index:
+                        later.append(index)
+                self._round(batch, list(turn.values()), answers)
+                waiting = later
             return answers
 
     def _round(
-        self,
-        batch: Sequence[Mapping[str, Array]],
-        callers: Sequence[Caller],
-        turn: list[int],
-        answers: list[dict[str, Array] | Exception],
+        self, batch: Sequence[StreamRequest], turn: list[int], answers: list[StreamAnswer | Exception]
     ) -> None:
         ready: list[_Ready] = []
         for index in turn:
+            request = batch[index]
             try:
-                if callers:
-                    self._check_caller(batch[index], callers[index])
-                prepared = self._prepare(index, batch[index])
+                if request.caller is not None:
+                    self._check_caller(request, request.caller)
+                prepared = self._prepare(index, request)
             except AutoGazeError as error:
                 answers[index] = error
                 continue
             if prepared is None:
-                answers[index] = self._answer(assemble_nothing(self._model), (0, 0, 0))
+                answers[index] = self._answers.of_nothing(request.outputs)
             else:
                 ready.append(prepared)
         if not ready:
@@ -129,58 +141,79 @@ class StreamService:
         except Exception:
             # Their state is gone: what follows must start anew rather than go on from nothing.
             for item in ready:
-                self._end(item)
+                self._end(batch[item.place], item)
             raise
-        for item, frame in zip(ready, tokens, strict=True):
-            answers[item.index] = self._answer(assemble(self._model.spec, [[frame]]), (1, *item.size))
-            if item.end:
-                self._end(item)
+        made = self._answers.of_frames(
+            tokens, [item.size for item in ready], [batch[item.place].outputs for item in ready]
+        )
+        for item, answer in zip(ready, made, strict=True):
+            answers[item.place] = answer
+            if batch[item.place].end:
+                self._end(batch[item.place], item)
 
-    def _check_caller(self, tensors: Mapping[str, Array], caller: Caller) -> None:
+    def _check_caller(self, request: StreamRequest, caller: Caller) -> None:
         error = caller.lost()
         if error is None:
             return
-        if _flag(tensors, "END"):
-            self.pool.end(_stream_id(tensors))
+        if request.end:
+            self.pool.end(request.stream_id)
         raise error
 
-    def _prepare(self, index: int, tensors: Mapping[str, Array]) -> _Ready | None:
+    def _prepare(self, place: int, request: StreamRequest) -> _Ready | None:
         """Checks a request and holds its stream; None where it only ends one.
 
         A request that breaks a rule leaves its stream as it was.
         """
-        stream_id = _stream_id(tensors)
-        start, end = _flag(tensors, "START"), _flag(tensors, "END")
-        frame = tensors["FRAME"]
-        if end and frame.size == 0:
+        stream_id, frame = request.stream_id, request.tensors["FRAME"]
+        if request.end and frame.size == 0:
             self.pool.end(stream_id)
             return None
+        if frame.shape not in self._shapes or frame.dtype != np.uint8:
+            self._check_frame(frame)
+        budget = self._budget(request.tensors)
+        video = self._model.stream_input(frame[None])
+        apart = self._open_apart(stream_id) if request.start and request.end else None
+        stream = apart or (self.pool.start(stream_id) if request.start else self.pool.use(stream_id))
+        return _Ready(place, stream, video, budget, (frame.shape[0], frame.shape[1]), apart is not None)
+
+    def _check_frame(self, frame: Array) -> None:
         if frame.ndim != 3:
             raise InvalidInputError(f"FRAME has shape {list(frame.shape)}; pass [H, W, 3] or [H, W, 4]")
         check_frames(frame[None])
         self._ingest.check(1, *frame.shape[:2])
-        knobs = Knobs.from_tensors(tensors)
+        if len(self._shapes) >= _REMEMBERED:
+            self._shapes.clear()
+        self._shapes.add(frame.shape)
+
+    def _budget(self, tensors: Mapping[str, Array]) -> Budget:
+        """The budget that the knobs of a request mean; equal knobs are read once."""
+        key = tuple(
+            [(name, array.dtype.str, array.tobytes()) for name, array in tensors.items() if name != "FRAME"]
+        )
+        known = self._budgets.get(key)
+        if known is not None:
+            return known
+        spec, knobs = self._model.spec, Knobs.from_tensors(tensors)
         if knobs.mode.is_tiled or knobs.target_scales is not None or knobs.target_patch_size is not None:
             raise InvalidInputError(
                 f"MODE is {knobs.mode.code} and TARGET_SCALES {knobs.target_scales}; a stream runs in mode 0 (resize) "
                 "without target scales; send clips to 'autogaze' for others"
             )
         budget = resolve_budget(
-            self._model.spec,
+            spec,
             1,
             gazing_ratio=knobs.gazing_ratio,
             task_loss_requirement=knobs.task_loss_requirement,
             max_gaze_tokens_each_frame=knobs.max_gaze_tokens,
         )
         if knobs.top_k is not None:
-            budget = budget.at_least(min(knobs.top_k, self._model.spec.tokens_per_frame))
-        video = self._model.stream_input(frame[None])
-        apart = self._open_apart(stream_id) if start and end else None
-        stream = apart or (self.pool.start(stream_id) if start else self.pool.use(stream_id))
-        size = (frame.shape[0], frame.shape[1])
-        return _Ready(index, stream, stream_id, video, budget, size, end, apart is not None)
+            budget = budget.at_least(min(knobs.top_k, spec.tokens_per_frame))
+        if len(self._budgets) >= _REMEMBERED:
+            self._budgets.clear()
+        self._budgets[key] = budget
+        return budget
 
-    def _open_apart(self, stream_id: int) -> GazeStream | None:
+    def _open_apart(self, stream_id: StreamId) -> GazeStream | None:
         """A stream of one frame, which takes no place and so evicts none; None where the engine has no slot left."""
         self.pool.end(stream_id)
         try:
@@ -188,18 +221,11 @@ class StreamService:
         except ServerUnavailableError:
             return None
 
-    def _end(self, item: _Ready) -> None:
+    def _end(self, request: StreamRequest, item: _Ready) -> None:
         if item.apart:
             item.stream.close()
         else:
-            self.pool.end(item.stream_id)
-
-    def _answer(self, generated: AutoGazeGenerateOutput, size: tuple[int, int, int]) -> dict[str, Array]:
-        return {
-            **token_tensors(generated),
-            "FIXATIONS": generated.fixations(0),
-            "SOURCE_SIZE": np.array(size, np.int32),
-        }
+            self.pool.end(request.stream_id)
 
     def _keep_house(self) -> None:
         while not self._stopped:
@@ -208,23 +234,3 @@ class StreamService:
             with self._busy:
                 self._canary.answer()
                 self.pool.purge()
-
-
-def assemble_nothing(model: GazeModel) -> AutoGazeGenerateOutput:
-    """The output of no frames: one row without slots."""
-    return AutoGazeGenerateOutput(
-        gazing_pos=np.zeros((1, 0), np.int64),
-        if_padded_gazing=np.zeros((1, 0), np.bool_),
-        num_gazing_each_frame=np.zeros(0, np.int64),
-        confidences=np.zeros((1, 0), np.float32),
-        task_loss_predictions=np.zeros((1, 0), np.float32),
-        scale_layouts=model.spec.scale_layouts,
-    )
-
-
-def _stream_id(tensors: Mapping[str, Array]) -> int:
-    return int(tensors["CORRID"].reshape(-1)[0])
-
-
-def _flag(tensors: Mapping[str, Array], name: str) -> bool:
-    return bool(tensors[name].reshape(-1)[0])

@@ -257,7 +257,7 @@ def test_a_stream_of_one_frame_evicts_nobody(model, engine):
     try:
         service.run([frame_request(stream, frames[0], start=True) for stream in (1, 2)])
         (single,) = service.run([frame_request(3, frames[0], start=True, end=True)])
-        assert single["SOURCE_SIZE"].tolist() == [1, 60, 80]
+        assert single.tensors["SOURCE_SIZE"].tolist() == [1, 60, 80]
         assert len(service.pool) == 2
         assert service.pool.evicted == 0
         assert len(engine.open) == 2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from autogaze_backend import clip_service
 from autogaze_backend.callers import Caller
 from autogaze_backend.clip_service import ClipService
-from autogaze_backend.clips import PreparedClip
 from autogaze_backend.limits import ClipLimits, IngestLimits
 from autogaze_backend.requests import Knobs
 from autogaze_backend.triton import Arrival
@@ -18,6 +19,7 @@ from autogaze_client import (
     InvalidInputError,
     RequestCancelledError,
     ServerUnavailableError,
+    VideoDecodeError,
 )
 from goldens import clips
 
@@ -90,9 +92,9 @@ def test_a_fault_in_one_request_leaves_the_others(stage, caller, monkeypatch):
             raise MemoryError("no room for this one")
 
         if stage == "finishing":
-            return PreparedClip(prepared.rows, fail)
+            return replace(prepared, finish=fail)
         row = prepared.rows[0]
-        return PreparedClip((type(row)(row.frames, fail, row.budget),), prepared.finish)
+        return replace(prepared, rows=(type(row)(row.frames, fail, row.budget),))
 
     monkeypatch.setattr(clip_service, "prepare_clip", faulty)
     for index in range(3):
@@ -101,6 +103,111 @@ def test_a_fault_in_one_request_leaves_the_others(stage, caller, monkeypatch):
     assert isinstance(answers[1], MemoryError)
     assert isinstance(answers[0], dict)
     assert isinstance(answers[2], dict)
+
+
+def video_request(seed: int) -> dict[str, np.ndarray]:
+    sent = request(seed)
+    return {name: array for name, array in sent.items() if name != "FRAMES"} | {
+        "VIDEO": np.zeros(9, np.uint8)
+    }
+
+
+def test_a_video_is_decoded_elsewhere_and_then_runs_like_frames(caller):
+    seen = []
+
+    def decode(video, seconds):
+        seen.append((video.size, seconds))
+        return request(1)["FRAMES"]
+
+    video = replace(caller.arrival(0, video_request(1), seconds=60), decode=decode)
+    caller.service.take_in([video, caller.arrival(1, request(1))])
+    answers = caller.wait(2)
+    for name, array in answers[1].items():
+        np.testing.assert_array_equal(answers[0][name], array)
+    ((size, seconds),) = seen
+    assert size == 9
+    assert 0 < seconds <= 60
+
+
+def test_frames_do_not_wait_for_a_video_that_is_being_decoded(caller):
+    goes_on = threading.Event()
+
+    def decode(video, seconds):
+        assert goes_on.wait(60)
+        return request(1)["FRAMES"]
+
+    caller.service.take_in([replace(caller.arrival(0, video_request(1)), decode=decode)])
+    caller.send(1, request(2))
+    assert list(caller.wait(1)) == [1]
+    goes_on.set()
+    assert isinstance(caller.wait(2)[0], dict)
+
+
+def test_a_video_that_cannot_be_decoded_gives_its_place_back(model):
+    service = ClipService(model(), ClipLimits(max_active_clips=1), IngestLimits(max_frames=4))
+    caller = Sender(service)
+
+    def broken(video, seconds):
+        raise VideoDecodeError("not a video")
+
+    def too_long(video, seconds):
+        return request(1, frames=5)["FRAMES"]
+
+    for index, decode in enumerate((broken, too_long)):
+        service.take_in([replace(caller.arrival(index, video_request(1)), decode=decode)])
+    caller.gone.add(2)
+    gone = replace(caller.arrival(2, video_request(1)), decode=too_long)
+    service.take_in([gone])
+    caller.send(3, request(3))
+    answers = caller.wait(4)
+    service.close()
+    assert [type(answers[index]) for index in range(4)] == [
+        VideoDecodeError,
+        InvalidInputError,
+        RequestCancelledError,
+        dict,
+    ]
+    assert "5 frames; this server takes 4" in str(answers[1])
+
+
+def test_a_service_that_closes_finishes_the_videos_that_it_took_in(model):
+    service = ClipService(model())
+    caller = Sender(service)
+    started = threading.Event()
+
+    def decode(video, seconds):
+        started.set()
+        time.sleep(0.3)
+        return request(1)["FRAMES"]
+
+    service.take_in([replace(caller.arrival(0, video_request(1)), decode=decode)])
+    assert started.wait(60)
+    service.close()
+    assert isinstance(caller.answers[0], dict)
+
+
+@pytest.mark.parametrize("names", [{"FRAMES", "VIDEO"}, set()])
+def test_frames_and_a_video_or_neither_are_refused(caller, names):
+    tensors = {**request(1), "VIDEO": np.zeros(9, np.uint8)}
+    for name in {"FRAMES", "VIDEO"} - names:
+        del tensors[name]
+    caller.send(0, tensors)
+    (answer,) = caller.wait(1).values()
+    assert isinstance(answer, InvalidInputError)
+    assert "not both or none" in str(answer)
+
+
+def test_an_answer_holds_the_fixations_and_the_source_and_only_what_was_asked_for(caller, model):
+    knobs = {"MODE": np.array([1], np.int32)}
+    tensors = {**request(1), "FRAMES": clips.synthetic_clip(2, 250, 300, 4), **knobs}
+    few = replace(caller.arrival(1, tensors), outputs={"FIXATIONS", "GAZING_POS"})
+    caller.send(0, tensors)
+    caller.service.take_in([few])
+    answers = caller.wait(2)
+    alone = model().gaze(tensors["FRAMES"], mode="tiled_resize_to_grid", gazing_ratio=np.float32(0.05))
+    np.testing.assert_array_equal(answers[0]["FIXATIONS"], alone.fixations)
+    assert answers[0]["SOURCE_SIZE"].tolist() == [2, 250, 300]
+    assert set(answers[1]) == {"FIXATIONS", "GAZING_POS"}
 
 
 def test_a_short_clip_does_not_wait_for_the_end_of_a_long_one(caller, model):

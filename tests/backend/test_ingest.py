@@ -7,12 +7,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from autogaze_backend.callers import Caller
 from autogaze_backend.ingest import ingest
 from autogaze_backend.limits import IngestLimits
 from autogaze_backend.requests import Knobs
 from autogaze_client import (
     AutoGazeInferenceMode,
     InvalidInputError,
+    RequestCancelledError,
     VideoDecodeError,
     VideoReader,
     VideoWriter,
@@ -23,19 +25,17 @@ FRAMES = np.zeros((2, 8, 12, 3), np.uint8)
 
 
 def test_every_knob_is_filled_in():
-    tensors = ingest({"FRAMES": FRAMES}, IngestLimits())
-    assert tensors["SOURCE_SIZE"].tolist() == [2, 8, 12]
-    assert tensors["FRAMES"] is FRAMES
+    tensors = Knobs().to_tensors()
     assert tensors["MODE"].tolist() == [0]
     assert math.isnan(tensors["GAZING_RATIO"][0])
     assert math.isnan(tensors["TASK_LOSS_REQUIREMENT"][0])
     assert [
         tensors[name].tolist() for name in ("MAX_GAZE_TOKENS", "TOP_K", "TARGET_SCALES", "TARGET_PATCH_SIZE")
     ] == [[-1]] * 4
-    assert {array.dtype.name for array in tensors.values()} == {"uint8", "int32", "float32"}
+    assert {array.dtype.name for array in tensors.values()} == {"int32", "float32"}
 
 
-def test_knobs_survive_the_way_through_ingest():
+def test_knobs_survive_the_way_over_the_wire():
     given = {
         "MODE": np.array([2], np.int32),
         "GAZING_RATIO": np.array([0.5, 0.25], np.float32),
@@ -45,7 +45,7 @@ def test_knobs_survive_the_way_through_ingest():
         "TARGET_SCALES": np.array([56, 112], np.int32),
         "TARGET_PATCH_SIZE": np.array([14], np.int32),
     }
-    knobs = Knobs.from_tensors(ingest({"FRAMES": FRAMES, **given}, IngestLimits()))
+    knobs = Knobs.from_tensors(Knobs.from_tensors(given).to_tensors())
     assert knobs.mode is AutoGazeInferenceMode.TILED_FULL_RESOLUTION
     assert knobs.gazing_ratio.tolist() == [0.5, 0.25]
     assert knobs.task_loss_requirement == 0.75
@@ -77,7 +77,12 @@ def test_empty_and_nan_mean_unset(unset):
 )
 def test_a_clip_over_a_limit_is_refused(limits, message):
     with pytest.raises(InvalidInputError, match=message):
-        ingest({"FRAMES": FRAMES}, IngestLimits(**limits))
+        IngestLimits(**limits).check(2, 8, 12)
+
+
+def test_a_video_whose_caller_has_gone_is_not_begun(undecoded):
+    with pytest.raises(RequestCancelledError, match="before it began"):
+        ingest({"VIDEO": np.zeros(10, np.uint8)}, IngestLimits(), Caller(lambda: True))
 
 
 def test_a_video_over_a_limit_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
@@ -86,7 +91,7 @@ def test_a_video_over_a_limit_is_refused_before_it_is_decoded(tmp_path, monkeypa
         for _ in range(6):
             writer.write(np.zeros((48, 64, 3), np.uint8))
     data = np.frombuffer(path.read_bytes(), np.uint8)
-    assert ingest({"VIDEO": data}, IngestLimits())["FRAMES"].shape == (6, 48, 64, 3)
+    assert ingest({"VIDEO": data}, IngestLimits())["DECODED"].shape == (6, 48, 64, 3)
     with pytest.raises(InvalidInputError, match="frames; this server takes 4"):
         ingest({"VIDEO": data}, IngestLimits(max_frames=4))
     with pytest.raises(InvalidInputError, match="3072 pixels"):
@@ -114,8 +119,8 @@ def test_the_server_decodes_to_the_bytes_of_the_client(tmp_path, metadata, size)
     path = tmp_path / "clip"
     path.write_bytes(content)
     served = ingest({"VIDEO": np.frombuffer(content, np.uint8)}, IngestLimits())
-    assert served["SOURCE_SIZE"].tolist() == [3, *size]
-    assert served["FRAMES"].tobytes() == np.stack(list(VideoReader(path))).tobytes()
+    assert served["DECODED"].shape == (3, *size, 3)
+    assert served["DECODED"].tobytes() == np.stack(list(VideoReader(path))).tobytes()
 
 
 def bytes_of(content: bytes) -> np.ndarray:
@@ -165,7 +170,7 @@ def test_a_duration_that_only_the_timestamps_tell_is_refused():
     assert VideoReader(hidden).seconds != VideoReader(raw).seconds
     with pytest.raises(InvalidInputError, match=r"max_seconds"):
         ingest({"VIDEO": bytes_of(hidden)}, IngestLimits(max_seconds=3))
-    assert ingest({"VIDEO": bytes_of(hidden)}, IngestLimits(max_seconds=6))["SOURCE_SIZE"][0] == 4
+    assert ingest({"VIDEO": bytes_of(hidden)}, IngestLimits(max_seconds=6))["DECODED"].shape[0] == 4
 
 
 def vp8_bomb() -> bytes:

@@ -186,8 +186,8 @@ class Stub:
                 stub.values.setdefault(key, 0.0)
 
             def increment(self, amount):
-                assert self.kind == "counter"
-                assert amount > 0
+                assert amount != 0
+                assert amount > 0 or self.kind == "gauge"
                 stub.values[self.key] += amount
 
             def set(self, value):
@@ -231,6 +231,29 @@ def test_what_other_models_share_is_never_deleted_and_gauges_end_at_zero():
     del publisher
     gc.collect()
     assert stub.deleted == []
+
+
+def test_what_the_instances_of_a_model_hold_is_added_up():
+    """They write to the same series; what runs them is the same in each."""
+    stub = Stub()
+    own = [Meters(), Meters()]
+    info = {"engine": "torch", "precision": "exact", "engine_version": "2", "device": "cuda:0"}
+    for meters, slots in zip(own, (3, 4), strict=True):
+        meters.set("autogaze_slots_in_use", slots)
+        meters.set("autogaze_engine_info", 1, **info)
+    labels = {"model": "m", "version": "1"}
+    first, second = (TritonPublisher(meters, stub, labels, period=60) for meters in own)
+    first.publish()
+    second.publish()
+    assert stub.get("autogaze_slots_in_use") == 7
+    assert stub.get("autogaze_engine_info", **info) == 1
+    own[0].set("autogaze_slots_in_use", 1)
+    first.publish()
+    assert stub.get("autogaze_slots_in_use") == 5
+    first.close()
+    assert stub.get("autogaze_slots_in_use") == 4
+    second.close()
+    assert stub.get("autogaze_slots_in_use") == 0
 
 
 def test_a_server_without_metrics_still_serves(caplog):

@@ -6,9 +6,11 @@ import time
 import numpy as np
 import pytest
 from autogaze_backend.callers import Caller
+from autogaze_backend.clips import token_tensors
 from autogaze_backend.limits import StreamLimits
+from autogaze_backend.stream_answers import STREAM_OUTPUTS, StreamAnswer
 from autogaze_backend.stream_pool import StreamPool
-from autogaze_backend.stream_service import StreamService
+from autogaze_backend.stream_service import StreamRequest, StreamService
 from autogaze_client import InvalidInputError, RequestCancelledError, ServerUnavailableError, StreamExpired
 from goldens import clips
 
@@ -87,14 +89,16 @@ def test_limits_must_be_above_zero(limits):
 FRAMES = clips.synthetic_clip(4, 60, 80, 9)
 
 
-def request(stream_id: int, frame: np.ndarray, *, start: bool = False, end: bool = False, **knobs):
-    return {
-        "FRAME": frame,
-        "CORRID": np.array([stream_id], np.uint64),
-        "START": np.array([start], np.int32),
-        "END": np.array([end], np.int32),
-        **knobs,
-    }
+def request(
+    stream_id: int,
+    frame: np.ndarray,
+    *,
+    start: bool = False,
+    end: bool = False,
+    caller: Caller | None = None,
+    **knobs: np.ndarray,
+) -> StreamRequest:
+    return StreamRequest(stream_id, start, end, {"FRAME": frame, **knobs}, caller)
 
 
 @pytest.fixture
@@ -105,7 +109,7 @@ def service(model):
 
 
 def positions(answer) -> list[int]:
-    return answer["GAZING_POS"][0].tolist()
+    return answer.tensors["GAZING_POS"][0].tolist()
 
 
 def test_frames_of_several_streams_in_one_batch_equal_each_alone(service, model):
@@ -117,8 +121,76 @@ def test_frames_of_several_streams_in_one_batch_equal_each_alone(service, model)
     for t, frame in enumerate(FRAMES):
         answers = service.run([request(i, frame, start=t == 0) for i in (1, 2, 3)])
         assert [positions(answer) for answer in answers] == [alone[t]] * 3
-        assert answers[0]["SOURCE_SIZE"].tolist() == [1, 60, 80]
-        assert len(answers[0]["FIXATIONS"]) == (~answers[0]["IF_PADDED_GAZING"]).sum()
+        assert answers[0].tensors["SOURCE_SIZE"].tolist() == [1, 60, 80]
+        assert len(answers[0].tensors["FIXATIONS"]) == (~answers[0].tensors["IF_PADDED_GAZING"]).sum()
+
+
+def test_answers_made_together_equal_what_each_frames_output_says(service, model):
+    """Frames of other sizes and other budgets, one of them stopped early, so that padding is among the slots."""
+    knobs = (
+        {"MAX_GAZE_TOKENS": 3},
+        {"GAZING_RATIO": 0.4, "TASK_LOSS_REQUIREMENT": 0.7},
+        {"MAX_GAZE_TOKENS": 41},
+    )
+    kinds = {"MAX_GAZE_TOKENS": np.int32}
+    frames = [FRAMES[0], FRAMES[1][:50], FRAMES[2]]
+    answers = service.run(
+        [
+            request(
+                index,
+                frame,
+                start=True,
+                **{name: np.array([value], kinds.get(name, np.float32)) for name, value in own.items()},
+            )
+            for index, (frame, own) in enumerate(zip(frames, knobs, strict=True), 1)
+        ]
+    )
+    loaded = model()
+    names = {
+        "MAX_GAZE_TOKENS": "max_gaze_tokens_each_frame",
+        "GAZING_RATIO": "gazing_ratio",
+        "TASK_LOSS_REQUIREMENT": "task_loss_requirement",
+    }
+    padded = 0
+    for frame, own, answer in zip(frames, knobs, answers, strict=True):
+        options = {names[name]: value for name, value in own.items()}
+        alone = loaded.generate(loaded.preprocess(frame[None])[None], **options)
+        found = answer.tensors
+        assert set(found) == set(STREAM_OUTPUTS)
+        for name, array in token_tensors(alone).items():
+            np.testing.assert_array_equal(found[name], array)
+            assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found["FIXATIONS"], alone.fixations(0))
+        assert found["SOURCE_SIZE"].tolist() == [1, *frame.shape[:2]]
+        assert answer.tokens == int((~alone.if_padded_gazing).sum())
+        padded += int(alone.if_padded_gazing.sum())
+    assert padded, "no slot was padding, so nothing was shown of it"
+
+
+def test_outputs_that_nobody_asked_for_are_not_made(service):
+    whole = request(1, FRAMES[0], start=True)
+    few = request(2, FRAMES[0], start=True)._replace(outputs={"GAZING_POS", "FIXATIONS"})
+    all_of_it, part = service.run([whole, few])
+    assert set(part.tensors) == {"GAZING_POS", "FIXATIONS"}
+    np.testing.assert_array_equal(part.tensors["FIXATIONS"], all_of_it.tensors["FIXATIONS"])
+    assert part.tokens == all_of_it.tokens
+    end = request(2, np.zeros((0, 0, 3), np.uint8), end=True)._replace(outputs={"SOURCE_SIZE"})
+    assert set(service.run([end])[0].tensors) == {"SOURCE_SIZE"}
+
+
+def test_what_is_remembered_of_knobs_and_sizes_does_not_let_bad_ones_through(service):
+    good = {"MAX_GAZE_TOKENS": np.array([5], np.int32)}
+    service.run([request(1, FRAMES[0], start=True, **good)])
+    answers = service.run(
+        [
+            # The same bytes, of another type; and a frame of the same size, of another.
+            request(1, FRAMES[0], MAX_GAZE_TOKENS=np.array([5], np.uint32)),
+            request(2, FRAMES[0].astype(np.int8), start=True, **good),
+        ]
+    )
+    assert [type(answer) for answer in answers] == [InvalidInputError, InvalidInputError]
+    (answer,) = service.run([request(1, FRAMES[1], **good)])
+    assert answer.tokens == 5
 
 
 def test_two_frames_of_one_stream_in_one_batch_run_in_order(service):
@@ -139,7 +211,7 @@ def test_a_bad_frame_fails_alone_and_leaves_its_stream(service):
         ]
     )
     assert isinstance(answers[0], InvalidInputError)
-    assert isinstance(answers[1], dict)
+    assert isinstance(answers[1], StreamAnswer)
     assert isinstance(answers[2], StreamExpired)
     assert isinstance(answers[3], InvalidInputError)
     assert len(service.pool) == 2, "a refused START took a place"
@@ -153,7 +225,7 @@ def test_the_end_flag_frees_the_place_with_or_without_a_frame(service):
     )
     assert len(positions(last)) > 0
     assert positions(farewell) == []
-    assert farewell["NUM_GAZING_EACH_FRAME"].tolist() == []
+    assert farewell.tensors["NUM_GAZING_EACH_FRAME"].tolist() == []
     assert len(service.pool) == 0
 
 
@@ -161,13 +233,20 @@ def test_a_frame_whose_caller_has_gone_is_not_begun_and_its_stream_stays(service
     gone = Caller(lambda: True)
     service.run([request(1, FRAMES[0], start=True), request(2, FRAMES[0], start=True)])
     answers = service.run(
-        [request(1, FRAMES[1]), request(2, FRAMES[1]), request(3, FRAMES[1], start=True)],
-        [gone, Caller(), gone],
+        [
+            request(1, FRAMES[1], caller=gone),
+            request(2, FRAMES[1], caller=Caller()),
+            request(3, FRAMES[1], start=True, caller=gone),
+        ]
     )
-    assert [type(answer) for answer in answers] == [RequestCancelledError, dict, RequestCancelledError]
+    assert [type(answer) for answer in answers] == [
+        RequestCancelledError,
+        StreamAnswer,
+        RequestCancelledError,
+    ]
     assert len(service.pool) == 2
     assert positions(service.run([request(1, FRAMES[1])])[0]) == positions(answers[1])
-    service.run([request(1, FRAMES[2], end=True)], [gone])
+    service.run([request(1, FRAMES[2], end=True, caller=gone)])
     assert len(service.pool) == 1
 
 

@@ -188,9 +188,9 @@ def test_the_step_that_answers_late_has_what_the_others_leave():
             tuple(ModelStatistics(name, 2, int(2e6 * value), 0) for name, value in ms.items())
         )
 
-    spent = counted(autogaze=50, autogaze_ingest=9, autogaze_generate=2, autogaze_decode=1, autogaze_stream=7)
-    assert spent.stage_ms() == {**spent.request_ms(), "autogaze_generate": 40}
-    quick = counted(autogaze=10, autogaze_ingest=9, autogaze_generate=2, autogaze_decode=1)
+    spent = counted(autogaze=50, autogaze_ingest=9, autogaze_generate=2, autogaze_stream=7)
+    assert spent.stage_ms() == {**spent.request_ms(), "autogaze_generate": 41}
+    quick = counted(autogaze=10, autogaze_ingest=9, autogaze_generate=2)
     assert quick.stage_ms() == quick.request_ms(), "never less than its own count"
     assert counted(autogaze_stream=7).stage_ms() == {"autogaze_stream": 7}
 

@@ -135,7 +135,7 @@ def test_every_stub_in_turn_is_replaced_within_the_promise(bundle):
     supervision = SupervisionConfig(backoff=0.01, max_restarts=10)
     taken = {}
     with supervised(bundle(), supervision) as server, Users(server.url) as users:
-        models = ("autogaze_generate", "autogaze_stream", "autogaze_ingest", "autogaze_decode")
+        models = ("autogaze_generate", "autogaze_stream", "autogaze_ingest")
         for times, name in enumerate(models, 1):
             users.wait_until_served("clip", "frame", since=time.monotonic())
             signal_stub(server.server, name, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Triton model ``autogaze_generate``: preprocessing, engine and generation loop of all clips that are here."""
+"""Triton model ``autogaze_generate``: preprocessing, engine, generation loop and fixations of all clips."""
 
 import triton_python_backend_utils as pb_utils
 from autogaze_backend.canary import CanaryLimits
@@ -7,7 +7,7 @@ from autogaze_backend.engines import served_engine
 from autogaze_backend.limits import ClipLimits, IngestLimits, read_limits
 from autogaze_backend.model import GazeModel
 from autogaze_backend.observing import Observer
-from autogaze_backend.triton import find_bundle, model_parameters, serve_as_finished
+from autogaze_backend.triton import ClipServer, find_bundle, model_parameters, settle
 
 
 class TritonPythonModel:
@@ -21,9 +21,11 @@ class TritonPythonModel:
             IngestLimits.from_parameters(parameters),
             read_limits(CanaryLimits, parameters),
         )
+        self._server = ClipServer(pb_utils, self._service.take_in, self._observer)
+        settle()
 
     def execute(self, requests):
-        serve_as_finished(pb_utils, requests, self._service.take_in, self._observer)
+        self._server.serve(requests)
 
     def is_ready(self):
         return self._service.is_ready()

@@ -41,6 +41,12 @@ class Command:
             "(default: $AUTOGAZE_ENGINE, or the models' own, which is auto)",
         )
         parser.add_argument(
+            "--stream-instances",
+            metavar="N",
+            help="processes that serve autogaze_stream, each with its own engine and its part of the streams "
+            "(default: $AUTOGAZE_STREAM_INSTANCES, or the model's own, which is 1)",
+        )
+        parser.add_argument(
             "--model-repository", type=Path, metavar="DIR", help="model repository (default: the shipped one)"
         )
         parser.add_argument("--http-port", type=int, default=8000, metavar="PORT", help="0: a free one")
@@ -123,6 +129,8 @@ class Command:
         environment = require_bundles(repository, args.bundle)
         if args.engine is not None:
             environment["AUTOGAZE_ENGINE"] = require_engine(args.engine)
+        if args.stream_instances is not None:
+            environment["AUTOGAZE_STREAM_INSTANCES"] = args.stream_instances
         config = TritonServerConfig(
             repository,
             http_port=args.http_port,

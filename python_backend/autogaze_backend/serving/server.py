@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -28,6 +29,7 @@ from autogaze_backend.serving.errors import ServerStartError
 from autogaze_backend.serving.fetching import ensure_installation
 from autogaze_backend.serving.host import require_supported_host
 from autogaze_backend.serving.installation import TritonInstallation
+from autogaze_backend.serving.instances import instance_counts, with_instances
 from autogaze_backend.serving.logs import LogPump, explain_failure, log_to_logger
 from autogaze_backend.serving.ports import ServerPorts, choose_ports
 from autogaze_backend.serving.processes import ServerProcess, children_of, stubs_of
@@ -136,6 +138,7 @@ class TritonServer:
             UnsupportedHostError: This machine or Python cannot run the server.
             ServerFetchError: The server could not be fetched.
             ServerStartError: A port is taken, or the server was started before.
+            InvalidInputError: A number of instances in the environment is none, or cannot be set.
         """
         if self._process is not None:
             raise ServerStartError(
@@ -143,13 +146,15 @@ class TritonServer:
             )
         facts = require_supported_host()
         installation = self._installation or ensure_installation()
-        ports = choose_ports(self.config)
+        counts = instance_counts({**os.environ, **self.config.environment})
+        config = replace(self.config, model_repository=with_instances(self.config.model_repository, counts))
+        ports = choose_ports(config)
         name = f"autogaze-{os.getpid()}-{secrets.token_hex(4)}"
         secret = secrets.token_hex(16)
         grace = self.config.exit_timeout + _FORCE_AFTER_SECONDS
         guard = [sys.executable, "-I", "-S", str(Path(_guard.__file__)), str(os.getpid()), str(grace), name]
         self._process = subprocess.Popen(
-            guard + server_command(self.config, installation, ports, name, secret),
+            guard + server_command(config, installation, ports, name, secret),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

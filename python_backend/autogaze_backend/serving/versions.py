@@ -20,7 +20,7 @@ from autogaze_backend.serving.repository import model_repository_path, require_b
 __all__ = ["current_version", "repository_versions", "write_repository"]
 
 _GENERATE, _STREAM, _ENSEMBLE = "autogaze_generate", "autogaze_stream", "autogaze"
-_SHARED = ("autogaze_ingest", "autogaze_decode")
+_SHARED = ("autogaze_ingest",)
 _POLICY = re.compile(r"^version_policy \{.*\}$", re.MULTILINE)
 _PINNED = re.compile(rf'(model_name: "{_GENERATE}"\s+model_version: )(-?\d+)')
 _NAME = re.compile(r'^name: ".*"$', re.MULTILINE)

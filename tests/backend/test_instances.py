@@ -1,0 +1,57 @@
+"""What the instances of one model share out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from autogaze_backend.instances import InstanceShare
+from autogaze_backend.limits import StreamLimits
+from autogaze_client import InvalidInputError
+
+
+@pytest.mark.parametrize(
+    ("groups", "count"), [(None, 1), ([], 1), ([{"count": 4}], 4), ([{}, {"count": 2}], 3)]
+)
+def test_an_instance_knows_how_many_there_are(groups, count):
+    config = {} if groups is None else {"instance_group": groups}
+    assert InstanceShare.of({"model_config": json.dumps(config)}) == InstanceShare(count)
+
+
+def test_streams_are_shared_out_and_nothing_else_changes():
+    limits = StreamLimits(max_streams=12, ttl_seconds=5, horizon=7)
+    assert InstanceShare(4).of_limits(limits) == StreamLimits(max_streams=3, ttl_seconds=5, horizon=7)
+    assert InstanceShare().of_limits(limits) == limits
+
+
+@pytest.mark.parametrize("streams", [3, 6])
+def test_streams_that_cannot_be_shared_out_evenly_are_refused(streams):
+    with pytest.raises(InvalidInputError, match=rf"max_streams is {streams}, but 4 .* multiple of 4"):
+        InstanceShare(4).of_limits(StreamLimits(max_streams=streams))
+
+
+def test_memory_of_the_engine_is_shared_out():
+    limits = StreamLimits(max_streams=64)
+    said = {"AUTOGAZE_CACHE_GIB": "20", "AUTOGAZE_SLOTS": "600", "AUTOGAZE_ROWS": "256"}
+    assert InstanceShare(4).engine_environment(limits, said) == {
+        "AUTOGAZE_CACHE_GIB": "5.0",
+        "AUTOGAZE_SLOTS": "150",
+        "AUTOGAZE_ROWS": "150",
+    }
+    assert InstanceShare().engine_environment(limits, said) == {}
+
+
+def test_an_instance_has_slots_for_all_its_streams_and_some_more():
+    said = {"AUTOGAZE_SLOTS": "16"}
+    made = InstanceShare(4).engine_environment(StreamLimits(max_streams=64), said)
+    assert int(made["AUTOGAZE_SLOTS"]) > 64
+
+
+def test_a_memory_that_is_no_number_is_refused():
+    with pytest.raises(InvalidInputError, match="AUTOGAZE_CACHE_GIB is 'much'"):
+        InstanceShare(2).engine_environment(StreamLimits(), {"AUTOGAZE_CACHE_GIB": "much"})
+
+
+def test_processors_are_shared_out():
+    assert InstanceShare().threads() is None
+    assert InstanceShare(10_000).threads() == 1
