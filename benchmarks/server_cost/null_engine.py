@@ -62,23 +62,21 @@ class NullEngine:
     def forget(self, slot: int, first: int) -> None:
         """Nothing."""
 
-    def encode_frames(self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_]) -> None:
-        """Copies the bytes, as an upload does."""
-        for slot, window in zip(slots.tolist(), frames, strict=True):
+    def encode_frames(
+        self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_], plans: NDArray[np.int32]
+    ) -> None:
+        """Copies the bytes, as an upload does, and notes the budgets."""
+        for slot, window, plan in zip(slots.tolist(), frames, plans, strict=True):
             data = np.ascontiguousarray(window).view(np.uint8).reshape(-1)
             if data.size > self._staging.size:
                 self._staging = np.empty(data.size, np.uint8)
             self._staging[: data.size] = data
-            self._budgets[slot] = []
+            self._budgets[slot] = plan[:, 0].tolist()
 
-    def open_rows(
-        self, slots: Integers, places: Integers, budgets: Integers, requirements: Floats, dropped: Integers
-    ) -> None:
-        """Notes the budget."""
-        for slot, budget in zip(slots.tolist(), budgets.tolist(), strict=True):
-            self._budgets[slot].append(budget)
+    def open_rows(self, slots: Integers, calls: int = 1) -> None:
+        """Nothing."""
 
-    def continue_rows(self, slots: Integers) -> None:
+    def continue_rows(self, slots: Integers, calls: int = 1) -> None:
         """Nothing."""
 
     def run_frames(
@@ -90,7 +88,7 @@ class NullEngine:
         dropped: Integers,
     ) -> list[FrameTokens]:
         """The tokens of a frame of each stream; views of one record, as they come from a device."""
-        self.encode_frames(slots, frames, fresh)
+        self.encode_frames(slots, frames, fresh, np.zeros((len(slots), 1, 3), np.int32))
         most = max(groups_of(self.spec, limit.max_tokens) for limit in limits) * self.spec.group_size
         ids, confidences, losses = _record(len(slots), most)
         return [
