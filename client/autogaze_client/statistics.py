@@ -60,8 +60,8 @@ class ServerStatistics:
     def stage_ms(self, ensemble: str = "autogaze", late: str = "autogaze_generate") -> dict[str, float]:
         """``request_ms``, with the true time of the step that answers after its execution has returned.
 
-        Triton stops that step's clock when its execution returns, while its rows are still under way. The steps
-        of an ensemble follow each other, so what the others leave of the ensemble's time is the late one's.
+        Triton stops that step's clock when its execution returns, while its rows are still under way. The models
+        that a clip passes follow each other, so what the others leave of the ensemble's time is the late one's.
 
         Args:
             ensemble: the model whose steps the others are.

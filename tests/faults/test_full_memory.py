@@ -30,6 +30,6 @@ def test_shared_memory_that_is_full_refuses_big_clips_until_it_is_free(bundle):
         "big through shared memory, freed",
     ]
     assert found["alive"] == 4, "no process was lost"
-    # Each of the five processes of the models begins with a region of a mebibyte.
+    # Each of the four processes of the models begins with a region of a mebibyte.
     assert "shared memory" in found["start, full"], found
     assert "exit status 1" in found["start, full"]
