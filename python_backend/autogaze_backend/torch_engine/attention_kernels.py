@@ -99,6 +99,8 @@ def attention_kernel(
     """
     rows = tl.load(active)
     after_previous(CHAINED)
+    # A cache of more than 32 GiB has planes whose double is beyond 32 bits.
+    plane = tl.cast(plane, tl.int64)
     row = tl.program_id(1) // HEADS
     head = tl.program_id(1) % HEADS
     split = tl.program_id(2)
