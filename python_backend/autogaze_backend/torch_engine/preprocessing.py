@@ -32,6 +32,11 @@ _LOG = logging.getLogger("autogaze")
 _SIZES = 64
 
 
+# From this many bytes on, a copy is shared out to torch's threads. They wait for each other, which takes far longer than
+# a copy where there are more processes than cores.
+_SHARED_COPY = 32 << 20
+
+
 class DevicePreprocessing:
     """From uint8 frames to model input on a torch device, bit for bit what the host's path gives.
 
@@ -120,8 +125,7 @@ class DevicePreprocessing:
         for clip in clips:
             part = staging[start : start + len(clip)]
             start += len(clip)
-            if clip.flags.writeable and clip.flags.c_contiguous:
-                # By several threads, where the clip is large.
+            if clip.nbytes >= _SHARED_COPY and clip.flags.writeable and clip.flags.c_contiguous:
                 part.copy_(torch.from_numpy(clip))
             else:
                 np.copyto(part.numpy(), clip)
