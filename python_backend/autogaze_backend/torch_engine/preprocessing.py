@@ -32,8 +32,8 @@ _LOG = logging.getLogger("autogaze")
 _SIZES = 64
 
 
-# From this many bytes on, a copy is shared out to torch's threads. They wait for each other, which takes far longer than
-# a copy where there are more processes than cores.
+# From this many bytes on, a copy is shared out to torch's threads. They wait for each other, which takes far longer
+# than the copy where there are more processes than cores.
 _SHARED_COPY = 32 << 20
 
 
