@@ -1,4 +1,4 @@
-"""Rotary angles from integer positions, in float64, so that a stream of any length loses no precision."""
+"""Rotary angles from integer positions: upstream's in a clip, exact ones beyond, however long a stream is."""
 
 from __future__ import annotations
 
@@ -9,25 +9,34 @@ from numpy.typing import NDArray
 
 from autogaze_backend.spec import ModelSpec
 
+# Upstream computes angles in float32, which moves logits by 1e-4 at the end of a clip: more than some choices have
+# between them. So up to here, twice what a clip of 16 frames can hold, an angle is rounded as there. Beyond, where
+# rounding would grow with the length of a stream, it is computed in float64.
+ROUNDED_POSITIONS = 16384
+
 
 @lru_cache(maxsize=8)
 def rotary_frequencies(spec: ModelSpec) -> NDArray[np.float64]:
     """Angular frequencies, float64 ``[head_dim / 2]``, with the ``llama3`` scaling (spec: pipeline §4).
 
-    Upstream keeps them in float32, so each is rounded to float32 here before it is used.
+    Upstream computes them in float32, and a last bit of one is 1e-4 of an angle at position 3,500, which is more than
+    some choices have between them. So every operation is rounded to float32 here as it is there.
     """
-    exponent = np.arange(0, spec.head_dim, 2, dtype=np.float64) / spec.head_dim
-    frequency = spec.rope_theta**-exponent
+    single = np.float32
+    exponent = np.arange(0, spec.head_dim, 2).astype(single) / single(spec.head_dim)
+    power = np.power(np.float64(spec.rope_theta), exponent.astype(np.float64)).astype(single)
+    frequency = single(1.0) / power
     scaling = spec.rope_scaling
     if scaling is not None:
-        wavelength = 2 * np.pi / frequency
-        context = scaling.original_max_position_embeddings
-        blend = (context / wavelength - scaling.low_freq_factor) / (
-            scaling.high_freq_factor - scaling.low_freq_factor
-        )
-        weight = np.clip(blend, 0.0, 1.0)
-        frequency = (1 - weight) * frequency / scaling.factor + weight * frequency
-    rounded: NDArray[np.float64] = frequency.astype(np.float32).astype(np.float64)
+        context = single(scaling.original_max_position_embeddings)
+        low, high = single(scaling.low_freq_factor), single(scaling.high_freq_factor)
+        wavelength = single(2 * np.pi) / frequency
+        blend = (context / wavelength - low) / (high - low)
+        between = (single(1.0) - blend) * frequency / single(scaling.factor) + blend * frequency
+        slow = np.where(wavelength > context / low, frequency / single(scaling.factor), frequency)
+        medium = (wavelength >= context / high) & (wavelength <= context / low)
+        frequency = np.where(medium, between, slow)
+    rounded: NDArray[np.float64] = frequency.astype(np.float64)
     rounded.flags.writeable = False
     return rounded
 
@@ -36,7 +45,10 @@ def rotary_cos_sin(
     spec: ModelSpec, positions: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cosines and sines of ``positions`` (any shape), float32 ``[*shape, head_dim / 2]``."""
-    angles = positions[..., None].astype(np.float64) * rotary_frequencies(spec)
+    frequencies = rotary_frequencies(spec)
+    exact = positions[..., None].astype(np.float64) * frequencies
+    rounded = positions[..., None].astype(np.float32) * frequencies.astype(np.float32)
+    angles = np.where(positions[..., None] < ROUNDED_POSITIONS, rounded.astype(np.float64), exact)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 

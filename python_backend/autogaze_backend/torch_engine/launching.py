@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from autogaze_backend.rotary import ROUNDED_POSITIONS
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.torch_engine.attention_kernels import attention_kernel
 from autogaze_backend.torch_engine.encoder_kernels import convolution_kernel
@@ -163,6 +164,7 @@ class TritonOps:
             WIDTH=spec.hidden_size,
             WIDTH_PAD=triton.next_power_of_2(spec.hidden_size),
             HALF=spec.head_dim // 2,
+            ROUNDED=ROUNDED_POSITIONS,
             TILE=tile,
         )
         self._layers(rows, per_row)
@@ -192,6 +194,7 @@ class TritonOps:
             WIDTH=spec.hidden_size,
             WIDTH_PAD=triton.next_power_of_2(spec.hidden_size),
             HALF=spec.head_dim // 2,
+            ROUNDED=ROUNDED_POSITIONS,
         )
         self._layers(rows, spec.group_size)
         self._select(rows, first=False)

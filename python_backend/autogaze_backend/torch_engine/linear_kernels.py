@@ -19,6 +19,14 @@ from autogaze_backend.torch_engine.halves import after_previous, joined, product
 
 
 @triton.jit
+def _angle(place, frequency, ROUNDED: tl.constexpr):
+    """As ``rotary.rotary_cos_sin``."""
+    exact = place.to(tl.float64)[:, None] * frequency[None, :]
+    rounded = place.to(tl.float32)[:, None] * frequency.to(tl.float32)[None, :]
+    return tl.where((place < ROUNDED)[:, None], rounded.to(tl.float64), exact)
+
+
+@triton.jit
 def open_frame_kernel(
     slots,
     frame,
@@ -44,6 +52,7 @@ def open_frame_kernel(
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
     HALF: tl.constexpr,
+    ROUNDED: tl.constexpr,
     TILE: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
@@ -80,8 +89,7 @@ def open_frame_kernel(
             mask=(s < PER_ROW)[:, None] & inside,
         )
         d = tl.arange(0, HALF)
-        place = (tl.load(position + slot) + s).to(tl.float64)
-        angle = place[:, None] * tl.load(frequency + d)[None, :]
+        angle = _angle(tl.load(position + slot) + s, tl.load(frequency + d), ROUNDED)
         target = r[:, None] * HALF + d[None, :]
         tl.store(cos + target, tl.cos(angle).to(tl.float32), mask=(s < PER_ROW)[:, None])
         tl.store(sin + target, tl.sin(angle).to(tl.float32), mask=(s < PER_ROW)[:, None])
@@ -112,6 +120,7 @@ def open_step_kernel(
     WIDTH: tl.constexpr,
     WIDTH_PAD: tl.constexpr,
     HALF: tl.constexpr,
+    ROUNDED: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
     """Lays out the group chosen last, at the positions of the frame's last vision tokens."""
@@ -128,8 +137,7 @@ def open_step_kernel(
         learned = tl.load(embed + ids[:, None] * WIDTH + c[None, :], mask=inside, other=0.0)
         tl.store(x + r[:, None] * WIDTH + c[None, :], learned.to(tl.float32), mask=inside)
         d = tl.arange(0, HALF)
-        place = (tl.load(anchor + slot) - GROUP + k).to(tl.float64)
-        angle = place[:, None] * tl.load(frequency + d)[None, :]
+        angle = _angle(tl.load(anchor + slot) - GROUP + k, tl.load(frequency + d), ROUNDED)
         target = r[:, None] * HALF + d[None, :]
         tl.store(cos + target, tl.cos(angle).to(tl.float32), mask=(k < GROUP)[:, None])
         tl.store(sin + target, tl.sin(angle).to(tl.float32), mask=(k < GROUP)[:, None])

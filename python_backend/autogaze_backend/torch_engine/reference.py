@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autogaze_backend.rotary import ROUNDED_POSITIONS
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.torch_engine.pages import PAGE
 from autogaze_backend.torch_engine.state import SlotState, Work
@@ -47,6 +48,8 @@ class ReferenceOps:
     def _run(self, row: int, slot: int, x: Tensor, positions: Tensor, *, first: bool) -> None:
         spec, weights, state = self._spec, self._weights, self._state
         angles = positions.double()[:, None] * weights.frequency
+        rounded = positions.float()[:, None] * weights.frequency.float()
+        angles = torch.where(positions[:, None] < ROUNDED_POSITIONS, rounded.double(), angles)
         cos, sin = angles.cos().float(), angles.sin().float()
         begin, stored = int(state.first[slot]), int(state.length[slot])
         end = stored + len(x)
