@@ -118,6 +118,8 @@ _REMEDIES: Mapping[str, tuple[type[AutoGazeError], str]] = {
         ServerUnavailableError,
         "; check the url and that the server runs (autogaze serve), or try again later if it sheds load",
     ),
+    # Nobody here cancels a call and waits for it: the server did, when it ended.
+    "CANCELLED": (ServerUnavailableError, "; the server ended the call: try again when it runs"),
     "DEADLINE_EXCEEDED": (DeadlineExceededError, "; allow more with timeout= or Timeouts(request=...)"),
     "NOT_FOUND": (NotFoundError, "; check model_name and the server's model repository"),
 }

@@ -235,6 +235,7 @@ def test_a_contradictory_response_is_refused():
     [
         ("INVALID_ARGUMENT", InvalidInputError),
         ("UNAVAILABLE", ServerUnavailableError),
+        ("CANCELLED", ServerUnavailableError),
         ("DEADLINE_EXCEEDED", DeadlineExceededError),
         ("NOT_FOUND", NotFoundError),
         ("INTERNAL", InferenceError),
