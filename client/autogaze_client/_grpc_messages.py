@@ -128,9 +128,11 @@ _REMEDIES: Mapping[str, tuple[type[AutoGazeError], str]] = {
 # A server on this machine answers at once; one that does not is not worth waiting for.
 REGISTER_SECONDS = 5.0
 
-# What Triton's python backend says, as INTERNAL, when the server lacks something that the request cannot help.
+# What Triton's python backend says, as INTERNAL, when the server lacks something that the request cannot help; and what
+# gRPC says, as UNKNOWN, of a call whose connection broke under it.
 _SERVER_LACKS = {
     "is not healthy": "; the model's process has died, and this server cannot serve it until a restart",
+    "Stream removed": "; the server ended the call: try again when it runs",
     "Failed to increase the shared memory pool": "; /dev/shm of the server is full: try again later, or give it more",
 }
 

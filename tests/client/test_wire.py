@@ -252,6 +252,7 @@ def test_grpc_status_codes(status, kind):
     ("said", "advice"),
     [
         ("Stub process 'autogaze_stream_0_0' is not healthy.", "process has died"),
+        ("Stream removed", "ended the call"),
         (
             "in ensemble 'autogaze', Failed to increase the shared memory pool size for key 'a' to 9 bytes",
             "/dev/shm",
