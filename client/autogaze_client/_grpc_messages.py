@@ -129,7 +129,8 @@ _REMEDIES: Mapping[str, tuple[type[AutoGazeError], str]] = {
 REGISTER_SECONDS = 5.0
 
 # What Triton's python backend says, as INTERNAL, when the server lacks something that the request cannot help; and what
-# gRPC says, as UNKNOWN, of a call whose connection broke under it.
+# gRPC says, as UNKNOWN, of a call whose connection broke under it. A call that the server gives up at its deadline is
+# "Stream removed (Deadline Exceeded)", too, but as DEADLINE_EXCEEDED.
 _SERVER_LACKS = {
     "is not healthy": "; the model's process has died, and this server cannot serve it until a restart",
     "Stream removed": "; the server ended the call: try again when it runs",
@@ -146,7 +147,7 @@ def translate_error(error: Exception, url: str) -> AutoGazeError:
     kind, remedy = _REMEDIES.get(code.removeprefix("StatusCode."), (InferenceError, "; see the server's log"))
     message = error.message() if isinstance(error, InferenceServerException) else str(error)
     for sign, advice in _SERVER_LACKS.items():
-        if sign in str(message):
+        if sign in str(message) and kind is not DeadlineExceededError:
             kind, remedy = ServerUnavailableError, advice
     if any(sign in str(message) for sign in _STREAM_LOST):
         kind, remedy = StreamExpired, "; start it again, or open it with restart=True"
