@@ -209,6 +209,8 @@ class KernelCompiler:
         # The modules of this process, whichever way it found them, and none of the working directory.
         modules = os.pathsep.join(filter(None, sys.path))
         environment = {**os.environ, "PYTHONPATH": modules, "PYTHONSAFEPATH": "1"}
+        # A process that forks should have one thread; numpy would start one a core.
+        environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
         try:
             # Files, not pipes: the worker never waits for this process to read.
             self._out: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
