@@ -314,17 +314,26 @@ def test_a_kernel_that_cannot_be_compiled_is_tritons_own_error(run):
     code = """
         import own_kernels
 
+        hook = knobs.runtime.jit_cache_hook = lambda **facts: None
         compiler = KernelCompiler(processes=1)
+        try:
+            with compiler.plan():
+                raise ValueError
+        except ValueError:
+            pass
+        restored = knobs.runtime.jit_cache_hook is hook
         with compiler.plan():
             own_kernels.broken_kernel[(1,)](torch.zeros(32))
         try:
             compiler.finish()
         except Exception as error:
-            tell(kind=type(error).__name__, error=str(error))
+            tell(kind=type(error).__name__, error=str(error), restored=restored)
     """
     found = run(code)
     assert "it cannot be compiled" in found["error"]
     assert found["kind"] == "CompileTimeAssertionFailure"
+    # A plan that fails leaves Triton's hook as it was.
+    assert found["restored"]
     told = [text for text in found["messages"] if text.startswith("broken_kernel is compiled here")]
     assert len(told) == 1
     assert "it cannot be compiled" in told[0]
