@@ -178,7 +178,7 @@ class KernelCompiler:
         for variant, error in failures.items():
             _LOG.warning("%s is compiled here, because a process of its own failed: %s", variant.name, error)
         self._load(variants, device)
-        seconds = time.perf_counter() - (self._started or time.perf_counter())
+        seconds = 0.0 if self._started is None else time.perf_counter() - self._started
         _LOG.info("%d kernel variants are ready after %.1f s", len(variants), seconds)
         return CompileReport(variants, failures, self._cause, seconds)
 
