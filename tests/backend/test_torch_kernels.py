@@ -117,7 +117,9 @@ class Side:
     def prefill(self, places, budgets, requirements, dropped) -> None:
         for slot, place, *plan in zip(SLOTS, places, budgets, requirements, dropped, strict=True):
             self.state.frame[slot] = place - 1
-            self.state.plan[slot, place] = torch.from_numpy(frame_plans([plan[0]], plan[1], plan[2])[0])
+            self.state.plan[slot, place] = torch.from_numpy(
+                frame_plans([[plan[0]]], [plan[1]], plan[2])[0, 0]
+            )
         self._send()
         self.ops.prefill(SIZES.rows)
 

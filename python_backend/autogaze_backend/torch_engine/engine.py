@@ -264,11 +264,8 @@ class TorchEngine:
     ) -> list[FrameTokens]:
         size = self._spec.group_size
         groups = [groups_of(self._spec, limit.max_tokens) for limit in limits]
-        plans = np.stack(
-            [
-                frame_plans([limit.max_tokens], limit.requirement, leaving)
-                for limit, leaving in zip(limits, dropped.tolist(), strict=True)
-            ]
+        plans = frame_plans(
+            [[limit.max_tokens] for limit in limits], [limit.requirement for limit in limits], dropped
         )
         self.encode_frames(slots, frames, fresh, plans)
         self.open_rows(slots)
@@ -319,15 +316,12 @@ class TorchEngine:
         group = np.full((len(slots), self._spec.group_size), self._spec.tokens_per_frame, np.int32)
         for row, count in enumerate(pending_count):
             group[row, :count] = pending[row, :count]
-        plans = [
-            frame_plans([budget], requirement)[0]
-            for budget, requirement in zip(limits.budget.tolist(), limits.requirement.tolist(), strict=True)
-        ]
+        plans = frame_plans(limits.budget[:, None], limits.requirement)
         with self._queue:
             index = self._place(slots, group, lengths, lengths + pending_count + vision.shape[1])
             self._state.position[index] = self._tensor(positions, torch.int64)
             self._state.vision[index, 0] = self._tensor(vision, self._dtype)
-            self._state.plan[index, 0] = self._tensor(np.stack(plans), torch.int32)
+            self._state.plan[index, 0] = self._tensor(plans[:, 0], torch.int32)
             self._state.frame[index] = -1
             self._send_tables()
             self._call("prefill", slots)
