@@ -19,7 +19,7 @@ from autogaze_backend.generation import FrameLimits, FrameTokens
 from autogaze_backend.resident import BURST, FlagsTicket, frame_plans, groups_of
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.torch_engine.device_queue import DeviceQueue, Ticket
-from autogaze_backend.torch_engine.encoder import Convolution, encode
+from autogaze_backend.torch_engine.encoder import EncoderSteps, TorchSteps, encode
 from autogaze_backend.torch_engine.opening import TorchSettings, cache_pages, open_device
 from autogaze_backend.torch_engine.pages import PAGE, PageTable
 from autogaze_backend.torch_engine.preprocessing import DevicePreprocessing
@@ -85,7 +85,7 @@ class TorchEngine:
         self._kernels = kernels
         weights = load_file(bundle.weights)
         decoder = decoder_weights(spec, weights, self._device, self._dtype, halves=kernels)
-        self._encoder = encoder_weights(spec, weights, self._device, self._dtype, halves=kernels)
+        encoder = encoder_weights(spec, weights, self._device, self._dtype, halves=kernels)
         try:
             self._state = SlotState(spec, self._sizes, self._device, self._dtype, halves=kernels)
             self._work = Work(spec, self._sizes, decoder.heads.shape[-1], self._device, self._dtype)
@@ -95,17 +95,16 @@ class TorchEngine:
                 f"({error}); lower AUTOGAZE_SLOTS or AUTOGAZE_CACHE_GIB"
             ) from error
         self._ops: Any
+        self._encoder: EncoderSteps
         if kernels:
+            from autogaze_backend.torch_engine.encoder_launching import TritonSteps
             from autogaze_backend.torch_engine.launching import TritonOps
 
             self._ops = TritonOps(spec, decoder, self._state, self._work)
+            self._encoder = TritonSteps(spec, encoder)
         else:
             self._ops = ReferenceOps(spec, decoder, self._state, self._work)
-        # In float16 the library's convolution is faster than ours; in float32 it has no use for tensor cores.
-        ours = kernels and self._dtype == torch.float32
-        self._convolution: Convolution | None = (
-            partial(self._ops.convolution, self._encoder) if ours else None
-        )
+            self._encoder = TorchSteps(spec, encoder)
         self.preprocessing = DevicePreprocessing(bundle.preprocessing, spec.input_size, self._device)
         self._table = PageTable(self._sizes.slots, pages, self._sizes.max_pages)
         self._free = list(range(self._sizes.slots - 1, -1, -1))
@@ -299,7 +298,12 @@ class TorchEngine:
             before = torch.zeros(shape, dtype=self._dtype, device=self._device)
             if state is not None:
                 before.copy_(torch.as_tensor(state))
-            tokens, after = encode(self._spec, self._encoder, inputs, before, rows, fresh, self._convolution)
+            tokens = torch.empty(
+                (*inputs.shape[:2], self._spec.vision_tokens, self._spec.hidden_size),
+                dtype=self._dtype,
+                device=self._device,
+            )
+            after = encode(self._spec, self._encoder, inputs.contiguous(), before, rows, fresh, tokens)
             return tokens.float().cpu().numpy(), after.float().cpu().numpy()
 
     def prefill(
@@ -500,11 +504,8 @@ class TorchEngine:
         state.plan[:, :time].index_copy_(0, slots, plans)
         state.frame.index_fill_(0, slots, -1)
         with _ExactConvolutions():
-            tokens, after = encode(
-                self._spec, self._encoder, frames, state.encoder, slots, fresh, self._convolution
-            )
+            after = encode(self._spec, self._encoder, frames, state.encoder, slots, fresh, state.vision)
         state.encoder.index_copy_(0, slots, after)
-        state.vision[:, :time].index_copy_(0, slots, tokens)
         for counter in (state.first, state.length, state.position):
             kept = counter.index_select(0, slots)
             counter.index_copy_(0, slots, torch.where(fresh, torch.zeros_like(kept), kept))
