@@ -22,8 +22,18 @@ HEAD_COLUMNS = 32
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """A decoder layer; the norms' weights are folded into the matrices that follow them."""
+    """A decoder layer.
 
+    The norms' weights are folded into the matrices that follow them, but not for the kernels in float16: a checkpoint
+    in float16 or bfloat16 has matrices that are exact there, and their product with a norm is not.
+
+    Attributes:
+        input_norm: float32 ``[C]``, of the norm before ``qkv``, where it is not folded; else ones.
+        post_norm: likewise, before ``gate_up``.
+    """
+
+    input_norm: Tensor
+    post_norm: Tensor
     qkv: Tensor
     out: Tensor
     gate_up: Tensor
@@ -93,7 +103,7 @@ def decoder_weights(
     *,
     halves: bool,
 ) -> DecoderWeights:
-    """Folds each norm into the next matrix in float64, so that folding costs one rounding.
+    """Arranges the decoder; a norm that is folded into the next matrix is so in float64, which costs one rounding.
 
     Args:
         spec: the architecture.
@@ -118,14 +128,24 @@ def decoder_weights(
         parts = split_halves(array.astype(np.float64))
         return place(parts if kind == torch.float32 else parts[:1], torch.float16)
 
+    fold = not halves or dtype == torch.float32
+
+    def normed(name: str, norm: str) -> Tensor:
+        return matrix(folded(name, norm) if fold else weights[name])
+
+    def norm(name: str) -> Tensor:
+        return place(np.ones_like(weights[name]) if fold else weights[name], torch.float32)
+
     layers = []
     for index in range(spec.num_layers):
         name = f"decoder.layers.{index}."
         layers.append(
             LayerWeights(
-                qkv=matrix(folded(name + "qkv", name + "input_norm")),
+                input_norm=norm(name + "input_norm"),
+                post_norm=norm(name + "post_norm"),
+                qkv=normed(name + "qkv", name + "input_norm"),
                 out=matrix(weights[name + "out"]),
-                gate_up=matrix(folded(name + "gate_up", name + "post_norm")),
+                gate_up=normed(name + "gate_up", name + "post_norm"),
                 down=matrix(weights[name + "down"]),
             )
         )
