@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +73,10 @@ def runnable():
         pytest.skip("the interpreter is off (TRITON_INTERPRET), and there is no GPU")
 
 
-def random_weights(seed: int = 1) -> dict[str, np.ndarray]:
+def random_weights(seed: int = 1, spec: ModelSpec = SPEC) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     weights = {}
-    for name, shape in weight_shapes(SPEC).items():
+    for name, shape in weight_shapes(spec).items():
         inner = shape[0] if len(shape) == 2 else max(1, int(np.prod(shape[1:])))
         scale = 1.0 if name.endswith(("embed", "position")) else inner**-0.5
         weights[name] = (random.standard_normal(shape) * scale).astype(np.float32)
@@ -202,7 +203,9 @@ def test_the_encoder_is_plain_torchs(dtype, rows, frames, tolerance):
     ours = TritonSteps(SPEC, encoder_weights(SPEC, random_weights(), DEVICE, dtype, halves=True))
     plain = TorchSteps(SPEC, encoder_weights(SPEC, random_weights(), DEVICE, dtype, halves=False))
     random = np.random.default_rng(frames)
-    video = torch.from_numpy(random.standard_normal((rows, frames, 3, 64, 64)).astype(np.float32)).to(DEVICE)
+    # Channels last, as frames come.
+    video = torch.from_numpy(random.standard_normal((rows, frames, 64, 64, 3)).astype(np.float32)).to(DEVICE)
+    video = video.permute(0, 1, 4, 2, 3)
     shape = (SIZES.slots, 1, SPEC.temporal_kernel - 1, SPEC.vision_tokens, SPEC.hidden_size)
     states = torch.from_numpy(random.standard_normal(shape)).to(DEVICE, dtype)
     places = torch.tensor([4, 1][:rows], device=DEVICE)
@@ -221,6 +224,21 @@ def test_the_encoder_is_plain_torchs(dtype, rows, frames, tolerance):
         assert written.nonzero().tolist() == [
             [row, frame] for row in sorted(places.tolist()) for frame in range(frames)
         ]
+
+
+def test_the_patch_embedding_of_a_width_that_is_no_power_of_two():
+    """As the release's, whose programs compute columns that are not there."""
+    spec = replace(SPEC, hidden_size=96, num_heads=3)
+    weights = random_weights(spec=spec)
+    video = torch.from_numpy(np.random.default_rng(3).standard_normal((1, 3, 3, 64, 64)).astype(np.float32))
+    ours, plain = (
+        steps(spec, encoder_weights(spec, weights, DEVICE, torch.float32, halves=True)).patches(
+            video.to(DEVICE)
+        )
+        for steps in (TritonSteps, TorchSteps)
+    )
+    assert ours.shape == (1, 3, 16, 96)
+    np.testing.assert_allclose(ours.cpu(), plain.cpu(), atol=2e-5)
 
 
 def test_a_pixel_counts_with_all_its_bits_in_half_precision():

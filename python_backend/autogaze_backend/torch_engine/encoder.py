@@ -46,7 +46,7 @@ def encode(
     Args:
         spec: the architecture.
         steps: do the work.
-        frames: ``[B, T, 3, side, side]``, normalised, in any float type; contiguous.
+        frames: ``[B, T, 3, side, side]``, normalised, in any float type.
         states: ``[rows, depth, kernel_t - 1, grid², C]``, each block's inputs of the frames before.
         rows: int64 ``[B]``, each row's entry in ``states`` and ``vision``.
         fresh: bool ``[B]``, rows whose entry counts as zeros.

@@ -38,7 +38,7 @@ class TritonSteps(TorchSteps):
         few = batch * time <= _FEW_FRAMES
         tokens = 32 if few else 64
         patch_kernel[(triton.cdiv(batch * time * spec.vision_tokens, tokens),)](
-            frames.float(),
+            frames.float().contiguous(),
             self._patch,
             weights.patch_bias,
             weights.norm,

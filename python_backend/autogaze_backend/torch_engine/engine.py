@@ -303,7 +303,7 @@ class TorchEngine:
                 dtype=self._dtype,
                 device=self._device,
             )
-            after = encode(self._spec, self._encoder, inputs.contiguous(), before, rows, fresh, tokens)
+            after = encode(self._spec, self._encoder, inputs, before, rows, fresh, tokens)
             return tokens.float().cpu().numpy(), after.float().cpu().numpy()
 
     def prefill(
