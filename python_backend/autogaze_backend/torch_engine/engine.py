@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from autogaze_backend.torch_engine.preprocessing import DevicePreprocessing
 from autogaze_backend.torch_engine.reference import ReferenceOps
 from autogaze_backend.torch_engine.state import Sizes, SlotState, Work, pack_inputs
 from autogaze_backend.torch_engine.weights import decoder_weights, encoder_weights, precision_dtype
+
+if TYPE_CHECKING:
+    from autogaze_backend.torch_engine.compiling import KernelCompiler
 
 # Rows of a captured graph; a call takes the next larger one, whose idle programs return at once.
 _BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -83,6 +86,12 @@ class TorchEngine:
         if kernels is None:
             kernels = self._queue.is_cuda
         self._kernels = kernels
+        compiler: KernelCompiler | None = None
+        if self._queue.is_cuda:
+            from autogaze_backend.torch_engine.compiling import KernelCompiler
+
+            # It begins here, so that its process is up when the kernels are known.
+            compiler = KernelCompiler()
         weights = load_file(bundle.weights)
         decoder = decoder_weights(spec, weights, self._device, self._dtype, halves=kernels)
         encoder = encoder_weights(spec, weights, self._device, self._dtype, halves=kernels)
@@ -113,9 +122,9 @@ class TorchEngine:
         self._bucket_of = [0] * (self._sizes.rows + 1)
         for size in reversed(self._row_buckets()):
             self._bucket_of[: size + 1] = [size] * (size + 1)
-        if self._queue.is_cuda:
+        if compiler is not None:
             with self._queue:
-                self._capture()
+                self._capture(compiler)
 
     @property
     def spec(self) -> ModelSpec:
@@ -513,19 +522,44 @@ class TorchEngine:
         empty = torch.full_like(group, self._spec.tokens_per_frame)
         state.group.index_copy_(0, slots, torch.where(fresh[:, None], empty, group))
 
-    def _capture(self) -> None:
-        """Captures every graph; each is run once before, which compiles its kernels."""
+    def _capture(self, compiler: KernelCompiler) -> None:
+        """Captures every graph, after compiling all kernels side by side."""
         pool = torch.cuda.graph_pool_handle()
-        self._ops.compile(self._row_buckets())
-        self.preprocessing.warm_up((torch.float32,))
-        # No row is real while graphs are captured: what they do leaves no trace.
+        # No row is real until the first request: what calls do leaves no trace.
         self._work.inputs.zero_()
+        encoders = self._encoder_buckets()
+        self._compile(compiler, encoders)
+        self.preprocessing.warm_up((torch.float32,))
         for phase in ("prefill", "step"):
             for bucket in self._row_buckets():
                 for calls in (1, BURST) if bucket <= _BURST_ROWS else (1,):
                     run = partial(self._repeat, getattr(self._ops, phase), bucket, calls)
                     self._graphs[phase, calls, bucket] = self._captured(run, pool)
+        for key, graph in encoders.items():
+            graph.capture(self, pool)
+            self._encoder_graphs[key] = graph
+        torch.cuda.synchronize(self._device)
+
+    def _compile(self, compiler: KernelCompiler, encoders: dict[tuple[int, int], _EncoderGraph]) -> None:
+        """Compiles what any call can launch. The calls themselves say what that is."""
+        try:
+            with compiler.plan():
+                for bucket in self._row_buckets():
+                    self._ops.prefill(bucket)
+                    self._ops.step(bucket)
+                self.preprocessing.warm_up((torch.float32,))
+            # The decoder's kernels are being compiled while torch's libraries start up for the encoder.
+            with compiler.plan():
+                for graph in encoders.values():
+                    graph.run(self)
+            compiler.finish(self._device)
+        finally:
+            compiler.close()
+
+    def _encoder_buckets(self) -> dict[tuple[int, int], _EncoderGraph]:
+        """The encoder's graphs, not captured yet, by frames of a window and rows."""
         side = self._spec.input_size
+        graphs: dict[tuple[int, int], _EncoderGraph] = {}
         for time, buckets in _ENCODER_BUCKETS.items():
             most = min(buckets[-1], max(self._row_buckets()))
             frames = torch.zeros((max(most, buckets[0]), time, 3, side, side), device=self._device)
@@ -534,9 +568,8 @@ class TorchEngine:
                 if bucket <= len(frames):
                     graph = _EncoderGraph(frames[:bucket], header[: header_size(bucket, time)])
                     graph.indices.fill_(self._sizes.slots)
-                    graph.capture(self, pool)
-                    self._encoder_graphs[time, bucket] = graph
-        torch.cuda.synchronize(self._device)
+                    graphs[time, bucket] = graph
+        return graphs
 
     @staticmethod
     def _repeat(call: Callable[[int], None], rows: int, calls: int) -> None:
@@ -571,13 +604,13 @@ class _EncoderGraph:
         self.indices, self._plans = header_views(header, *frames.shape[:2])
         self._graph: Any = None
 
+    def run(self, engine: TorchEngine) -> None:
+        """Encodes what the buffers hold, call by call."""
+        engine._encode_slots(self.indices[0], self.indices[1] != 0, self.frames, self._plans)
+
     def capture(self, engine: TorchEngine, pool: Any) -> None:
         """Captures the graph."""
-
-        def run() -> None:
-            engine._encode_slots(self.indices[0], self.indices[1] != 0, self.frames, self._plans)
-
-        self._graph = engine._captured(run, pool)
+        self._graph = engine._captured(partial(self.run, engine), pool)
 
     def replay(self) -> None:
         """Encodes what the buffers hold."""

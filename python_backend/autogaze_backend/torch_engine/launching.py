@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,26 +105,6 @@ class TritonOps:
         self._stats = torch.zeros((capacity, spec.num_heads, 2), device=device)
         self._arrived = torch.zeros(tickets, dtype=torch.int32, device=device)
         self._order = 1
-        self._compiling: list[tuple[Any, Any, tuple[Any, ...], dict[str, Any]]] | None = None
-
-    def compile(self, buckets: Sequence[int]) -> None:
-        """Compiles the kernels of every bucket side by side; those that Triton's cache holds are read from it."""
-        self._compiling = []
-        for rows in buckets:
-            self.prefill(rows)
-            self.step(rows)
-        launches, self._compiling = self._compiling, None
-        distinct: dict[tuple[Any, ...], tuple[Any, Any, tuple[Any, ...], dict[str, Any]]] = {}
-        for kernel, grid, args, options in launches:
-            kinds = tuple(type(a) if not isinstance(a, torch.Tensor) else a.dtype for a in args)
-            distinct[(kernel, kinds, *sorted(options.items()))] = (kernel, grid, args, options)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = [
-                pool.submit(kernel.warmup, *args, grid=grid, **options)
-                for kernel, grid, args, options in distinct.values()
-            ]
-        for compiled in done:
-            compiled.result()
 
     def prefill(self, rows: int) -> None:
         """Opens a frame on the rows of ``Work.slots`` and chooses its first group."""
@@ -201,9 +178,6 @@ class TritonOps:
         options["CHAINED"] = self._order if self._chained else 0
         if self._chained:
             options["launch_pdl"] = True
-        if self._compiling is not None:
-            self._compiling.append((kernel, grid, args, options))
-            return
         kernel[grid](*args, **options)
 
     def _layers(self, rows: int, per_row: int) -> None:

@@ -6,13 +6,16 @@ Sizes and strides are arguments that no compilation depends on, so a frame size 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import triton
 import triton.language as tl
 
 from autogaze_backend.torch_engine.pillow_resize import PRECISION_BITS
-from autogaze_backend.torch_engine.preprocessing_tables import AxisTable, PassTable
+
+if TYPE_CHECKING:
+    # The process that compiles the kernels imports this module, and has no need of torch.
+    from autogaze_backend.torch_engine.preprocessing_tables import AxisTable, PassTable
 
 Tensor = Any  # torch.Tensor, which is not there where types are checked.
 
