@@ -1,4 +1,4 @@
-"""Where one clip's time goes on a GPU: kernels, the gaps between them, and the host."""
+"""Where the time of a clip, and of many at once, goes on a GPU: kernels, the gaps between them, and the host."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import pstats
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.gpu.context import Context, random_clips
+from benchmarks.gpu.throughput import run_rows
 
 _KERNELS = 25
 _FUNCTIONS = 20
+# Clips at once of the second profile, and different ones among them.
+_MANY = 128
+_DISTINCT = 16
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def by_name(activities: Sequence[Activity]) -> list[tuple[str, int, float]]:
 
 
 def run(context: Context) -> Iterator[dict[str, Any]]:
-    """The published schedule at batch 1, in each precision."""
+    """The published schedule in each precision: one clip, and its host; then as many as fill the GPU."""
     video = random_clips(1, context.sizes.frames)
     knobs: dict[str, Any] = {"max_gaze_tokens_each_frame": context.schedule()}
     for precision, model in context.models().items():
@@ -85,24 +89,44 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
             walls.append((time.perf_counter() - started) * 1e3)
         wall = statistics.median(walls[3:])
         if context.on_gpu:
-            activities = _profiled(lambda model=model: model.generate(video, **knobs))
-            device = DeviceTime.of(activities)
-            yield {
-                "precision": precision,
-                "what": "one clip",
-                "wall, ms (not profiled)": wall,
-                "kernels and copies, ms": device.busy / 1e3,
-                "launches": device.launches,
-                "gaps between, ms": device.gaps / 1e3,
-                "largest gap, ms": device.largest_gap / 1e3,
-                "before the first and after the last, ms": wall - (device.busy + device.gaps) / 1e3,
-            }
-            for name, count, spent in by_name(activities)[:_KERNELS]:
-                yield {"precision": precision, "what": name[:100], "launches": count, "us": spent}
+            yield from _device_rows(
+                precision, "one clip", wall, lambda model=model: model.generate(video, **knobs)
+            )
         else:
             yield {"precision": precision, "what": "one clip", "wall, ms (not profiled)": wall}
         for name, calls, own in _host(lambda model=model: model.generate(video, **knobs)):
             yield {"precision": precision, "what": f"host: {name}", "calls": calls, "us": own}
+        if context.on_gpu and not context.cut(f"{precision}, {_MANY} clips"):
+            clips = [context.placed(clip) for clip in random_clips(_DISTINCT, context.sizes.frames)]
+
+            def many(model: Any = model, clips: Any = clips) -> None:
+                run_rows(model, clips, _MANY, context.schedule())
+
+            walls = []
+            for _ in range(4):
+                started = time.perf_counter()
+                many()
+                walls.append((time.perf_counter() - started) * 1e3)
+            yield from _device_rows(precision, f"{_MANY} clips", statistics.median(walls[1:]), many)
+
+
+def _device_rows(
+    precision: str, what: str, wall: float, call: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
+    activities = _profiled(call)
+    device = DeviceTime.of(activities)
+    yield {
+        "precision": precision,
+        "what": what,
+        "wall, ms (not profiled)": wall,
+        "kernels and copies, ms": device.busy / 1e3,
+        "launches": device.launches,
+        "gaps between, ms": device.gaps / 1e3,
+        "largest gap, ms": device.largest_gap / 1e3,
+        "before the first and after the last, ms": wall - (device.busy + device.gaps) / 1e3,
+    }
+    for name, count, spent in by_name(activities)[:_KERNELS]:
+        yield {"precision": precision, "what": f"{what}: {name[:100]}", "launches": count, "us": spent}
 
 
 def _profiled(call: Any) -> list[Activity]:

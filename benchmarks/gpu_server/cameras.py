@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -23,7 +23,7 @@ from autogaze_client import AsyncGazeClient
 from numpy.typing import NDArray
 
 from benchmarks.gpu.context import Context, random_pixels
-from benchmarks.gpu_server.serving import gpu_memory, server_settings, serving
+from benchmarks.gpu_server.serving import cores, cpu_seconds, gpu_memory, server_settings, serving
 
 RATE = 30.0
 WARM_SECONDS = 3.0
@@ -64,11 +64,13 @@ class Outcome:
         latencies: seconds from due to answered, of the answered ones.
         late_sends: seconds from when a frame could go to when it went: the load generator's own delay.
         given_up: frames that were never sent.
+        cpu: seconds of CPU that the load generators used.
     """
 
     latencies: NDArray[np.float64]
     late_sends: NDArray[np.float64]
     given_up: int
+    cpu: float
 
     @property
     def frames(self) -> int:
@@ -87,6 +89,7 @@ class Outcome:
             np.concatenate([part.latencies for part in parts]),
             np.concatenate([part.late_sends for part in parts]),
             sum(part.given_up for part in parts),
+            sum(part.cpu for part in parts),
         )
 
     def row(self, seconds: float) -> dict[str, Any]:
@@ -103,6 +106,7 @@ class Outcome:
             "p99, ms": float(p99),
             "max, ms": float(self.latencies.max() * 1e3),
             "generator late, p99, ms": float(np.percentile(self.late_sends, 99) * 1e3),
+            "generator, cores": round(self.cpu / (WARM_SECONDS + seconds), 2),
         }
 
 
@@ -116,6 +120,7 @@ async def _play(cameras: Cameras) -> Outcome:
     latencies: list[float] = []
     late: list[float] = []
     given_up = [0]
+    used = time.process_time()
     async with AsyncGazeClient(cameras.url, shared_memory=cameras.shared) as client:
         pictures = [random_pixels(_PICTURES, 100 + seed) for seed in range(4)]
 
@@ -145,11 +150,19 @@ async def _play(cameras: Cameras) -> Outcome:
                     index += 1
 
         await asyncio.gather(*(camera(cameras.first + index) for index in range(cameras.streams)))
-    return Outcome(np.array(latencies), np.array(late), given_up[0])
+    return Outcome(np.array(latencies), np.array(late), given_up[0], time.process_time() - used)
 
 
-def measure(url: str, streams: int, processes: int, seconds: float, *, shared: bool) -> Outcome:
-    """All cameras, shared out to processes."""
+def measure(
+    url: str,
+    streams: int,
+    processes: int,
+    seconds: float,
+    *,
+    shared: bool,
+    watch: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """All cameras, shared out to processes; ``watch`` is called when frames begin to count, and at the end."""
     workers = min(processes, streams)
     shares = [streams // workers + (index < streams % workers) for index in range(workers)]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
@@ -159,7 +172,11 @@ def measure(url: str, streams: int, processes: int, seconds: float, *, shared: b
             Cameras(url, share, sum(shares[:index]), streams, shared, opens, seconds)
             for index, share in enumerate(shares)
         ]
-        return Outcome.joined(list(pool.map(play, parts)))
+        outcomes = pool.map(play, parts)
+        for moment in (opens + WARM_SECONDS, opens + WARM_SECONDS + seconds):
+            time.sleep(max(0.0, moment - time.monotonic()))
+            watch()
+        return Outcome.joined(list(outcomes))
 
 
 def run(context: Context) -> Iterator[dict[str, Any]]:
@@ -177,14 +194,21 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
             ]:
                 if context.cut(f"{precision}, {count} cameras"):
                     continue
+                marks: list[dict[str, float]] = []
                 outcome = measure(
-                    server.url, count, settings.processes, settings.camera_seconds, shared=shared
+                    server.url,
+                    count,
+                    settings.processes,
+                    settings.camera_seconds,
+                    shared=shared,
+                    watch=lambda marks=marks, name=server.name: marks.append(cpu_seconds(name)),
                 )
                 row = {
                     "precision": precision,
                     "cameras": count,
                     "frames by": "shared memory" if shared else "wire",
                     **outcome.row(settings.camera_seconds),
+                    **cores(*marks, settings.camera_seconds),
                 }
                 for name, mib in gpu_memory().items():
                     row[f"{name}, MiB"] = mib

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -15,7 +16,7 @@ from autogaze_backend.requests import Knobs
 
 from benchmarks.gpu.context import Context, Settings, batch_of, random_pixels
 from benchmarks.gpu_server import clip_load, perf_analyzer
-from benchmarks.gpu_server.serving import Served, server_settings, serving
+from benchmarks.gpu_server.serving import Served, cores, cpu_seconds, server_settings, serving
 from benchmarks.report import alternate
 
 _DISTINCT = 8
@@ -118,13 +119,17 @@ def through_server(context: Context, server: Served, reserve: float) -> Iterator
             # Our own client at the ends of the range, or everywhere in perf_analyzer's place.
             if program is None or concurrency in (settings.concurrencies[0], settings.concurrencies[-1]):
                 seconds = _LOAD_SECONDS if context.sizes.repeats > 2 else 2.0
+                before, started = cpu_seconds(server.name), time.perf_counter()
                 rate, p50, p99 = clip_load.measure(
                     server.url, concurrency, settings.processes, context.schedule(), seconds
                 )
+                # Over the whole load, its warm-up and the start of its processes included.
+                used = cores(before, cpu_seconds(server.name), time.perf_counter() - started)
                 yield {
                     "way": "server, our client",
                     "concurrency": concurrency,
                     "frames/s": frames * rate,
                     "p50, ms": p50,
                     "p99, ms": p99,
+                    **used,
                 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -15,6 +16,7 @@ from autogaze_backend.serving import TritonServer, TritonServerConfig, model_rep
 from benchmarks.gpu.context import Context, Settings
 from benchmarks.gpu_server.perf_analyzer import add_ensemble
 
+_TICK = os.sysconf("SC_CLK_TCK")
 _MODELS = ("autogaze_generate", "autogaze_stream", "autogaze_ingest")
 
 
@@ -49,11 +51,13 @@ class Served:
         url: for gRPC.
         ready: seconds from its start until every model answered.
         lines: its log so far.
+        name: its id, which its stubs' command lines hold.
     """
 
     url: str
     ready: float
     lines: list[str]
+    name: str
 
     def engines(self) -> list[str]:
         """What its models say of the engines that they opened."""
@@ -90,7 +94,30 @@ def serving(context: Context, precision: str) -> Iterator[Served]:
     config = TritonServerConfig(repository, 0, 0, 0, environment=environment)
     with TritonServer(config, on_log=lines.append) as server:
         server.wait_until_ready(max(context.left(), 60))
-        yield Served(server.url, time.perf_counter() - started, lines)
+        yield Served(server.url, time.perf_counter() - started, lines, server.name)
+
+
+def cpu_seconds(name: str) -> dict[str, float]:
+    """CPU time so far of a server and of each model's processes together, by ``TritonServer.name``."""
+    found: dict[str, float] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().decode(errors="replace")
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if name not in command or "_guard.py" in command:
+            continue
+        process = process_name(int(folder.name))
+        found[process] = found.get(process, 0.0) + (int(fields[11]) + int(fields[12])) / _TICK
+    return found
+
+
+def cores(before: Mapping[str, float], after: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """Cores that each process kept busy between two calls of ``cpu_seconds``."""
+    return {
+        f"{name}, cores": round((after[name] - before.get(name, 0.0)) / seconds, 2) for name in sorted(after)
+    }
 
 
 def gpu_memory() -> dict[str, float]:

@@ -13,11 +13,10 @@ from pathlib import Path
 from autogaze_backend.serving import TritonServer, TritonServerConfig, model_repository_path
 from autogaze_export import build
 
-from benchmarks.gpu_server.serving import process_name
+from benchmarks.gpu_server.serving import cpu_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 _OPEN_CHECKPOINT = ROOT / "checkpoints" / "open"
-_TICK = os.sysconf("SC_CLK_TCK")
 
 _WRAPPER = '''"""The shipped model, with the null engine known."""
 
@@ -66,18 +65,7 @@ class Running:
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU time so far of the server and of each model's processes together."""
-        found: dict[str, float] = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (folder / "cmdline").read_bytes().decode(errors="replace")
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if self.name not in command or "_guard.py" in command:
-                continue
-            name = process_name(int(folder.name))
-            found[name] = found.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / _TICK
-        return found
+        return cpu_seconds(self.name)
 
 
 @contextmanager

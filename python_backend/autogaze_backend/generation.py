@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 
@@ -52,12 +53,36 @@ class RowTokens(Sequence[FrameTokens]):
     """
 
     def __init__(self, windows: Sequence[tuple[Integers, Integers, Floats, Floats]]) -> None:
-        self.counts = np.concatenate([counts for counts, _, _, _ in windows])
-        totals = [int(counts.sum()) for counts, _, _, _ in windows]
-        self.ids, self.confidences, self.losses = (
-            np.concatenate([window[part][:total] for window, total in zip(windows, totals, strict=True)])
-            for part in (1, 2, 3)
-        )
+        # The arrays are made when somebody asks: the engine's caller has more rows to see to.
+        self._windows = windows
+
+    @cached_property
+    def counts(self) -> Integers:
+        """Entries of each frame."""
+        counts: Integers = np.concatenate([counts for counts, _, _, _ in self._windows])
+        return counts
+
+    @cached_property
+    def ids(self) -> Integers:
+        """Of all frames, one after another; ``confidences`` and ``losses`` likewise."""
+        ids: Integers = self._joined(1)
+        return ids
+
+    @cached_property
+    def confidences(self) -> Floats:
+        """See ``ids``."""
+        confidences: Floats = self._joined(2)
+        return confidences
+
+    @cached_property
+    def losses(self) -> Floats:
+        """See ``ids``."""
+        losses: Floats = self._joined(3)
+        return losses
+
+    def _joined(self, part: int) -> Any:
+        # A copy, so that a row does not keep the record of its whole batch.
+        return np.concatenate([window[part][: int(window[0].sum())] for window in self._windows])
 
     def __len__(self) -> int:
         """Frames."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import logging
-import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -123,39 +122,46 @@ def scheduler_for(engine: Engine) -> RowScheduler | ResidentScheduler:
     return ResidentScheduler(engine) if is_resident(engine) else RowScheduler(engine)
 
 
-def groups_of(spec: ModelSpec, budget: int) -> int:
-    """Groups of a frame that does not stop early."""
+def groups_of(spec: ModelSpec, budget: Any) -> Any:
+    """Groups of a frame that does not stop early; of each frame where ``budget`` is an array."""
     return -(-budget // spec.group_size)
 
 
 def frame_positions(spec: ModelSpec, budget: int) -> int:
     """The most positions that a frame adds to the cache, the group left over from the one before included."""
-    return spec.vision_tokens + groups_of(spec, budget) * spec.group_size
+    return spec.vision_tokens + int(groups_of(spec, budget)) * spec.group_size
 
 
-def frame_plans(budgets: Sequence[int], requirement: float | None, dropped: int = 0) -> NDArray[np.int32]:
-    """What an engine must know of frames, int32 ``[T, 3]``.
+def frame_plans(
+    budgets: Any, requirements: Sequence[float | None] | Floats, dropped: Any = 0
+) -> NDArray[np.int32]:
+    """What an engine must know of frames, int32 ``[B, T, 3]``.
 
     Args:
-        budgets: tokens of each, at most.
-        requirement: the loss that stops a frame.
-        dropped: positions that leave the cache before the first frame.
+        budgets: integers ``[B, T]``, tokens of each frame at most.
+        requirements: the loss that stops a row's frames; None or NaN for none.
+        dropped: positions that leave each row's cache before its first frame, one number or ``[B]``.
 
     Returns:
         Of each frame its budget, the bits of the requirement (NaN never stops), and the positions to drop.
     """
-    plans = np.zeros((len(budgets), 3), np.int32)
-    plans[:, 0] = budgets
-    plans[:, 1] = np.array([math.nan if requirement is None else requirement], np.float32).view(np.int32)
-    plans[0, 2] = dropped
+    budgets = np.asarray(budgets)
+    plans = np.zeros((*budgets.shape, 3), np.int32)
+    plans[:, :, 0] = budgets
+    # None becomes NaN.
+    plans[:, :, 1] = np.array(requirements, np.float32).view(np.int32)[:, None]
+    plans[:, 0, 2] = dropped
     return plans
 
 
-@dataclass
+# Runs are told apart by identity: to compare what they hold would cost as much as a call.
+@dataclass(eq=False)
 class _Run:
     """A row that has a slot.
 
     Attributes:
+        budgets: int64 ``[T]``, tokens of each frame at most.
+        groups: of each frame that does not stop early.
         frame: frames that are finished.
         left: groups that the open frame may still take; 0 when none is open.
         fresh: whether nothing has been encoded yet.
@@ -167,9 +173,10 @@ class _Run:
     job: RowJob
     slot: int
     frames: int
-    budgets: list[int]
+    budgets: Integers
+    groups: list[int]
+    requirement: float | None
     stops: bool
-    requirement: float
     frame: int = 0
     left: int = 0
     fresh: bool = True
@@ -255,8 +262,9 @@ class ResidentScheduler:
         engine = self._engine
         while self._waiting and (engine.max_slots is None or len(self._runs) < engine.max_slots):
             job = self._waiting[0][2]
-            budgets = [int(tokens) for tokens in job.row.budget.max_tokens]
-            positions = sum(frame_positions(self._spec, budget) for budget in budgets)
+            budgets = job.row.budget.max_tokens
+            groups = groups_of(self._spec, budgets).tolist()
+            positions = len(groups) * self._spec.vision_tokens + sum(groups) * self._spec.group_size
             try:
                 if not engine.can_hold(positions) and self._runs:
                     return
@@ -279,8 +287,9 @@ class ResidentScheduler:
                     slot,
                     job.row.frames,
                     budgets,
+                    groups,
+                    requirement,
                     requirement is not None,
-                    float("nan") if requirement is None else requirement,
                 )
             )
 
@@ -320,11 +329,9 @@ class ResidentScheduler:
                 np.array([run.slot for run, _ in group]),
                 [frames for _, frames in group],
                 np.array([run.fresh for run, _ in group]),
-                np.stack(
-                    [
-                        frame_plans(run.budgets[run.frame : run.frame + len(frames)], run.requirement)
-                        for run, frames in group
-                    ]
+                frame_plans(
+                    [run.budgets[run.frame : run.frame + len(frames)] for run, frames in group],
+                    [run.requirement for run, _ in group],
                 ),
             )
             for run, _ in group:
@@ -338,9 +345,9 @@ class ResidentScheduler:
             calls = min(BURST, *(self._single_groups(run) for run in runs))
         self._engine.open_rows(np.array([run.slot for run in runs]), calls)
         for run in runs:
-            groups = [groups_of(self._spec, budget) for budget in run.budgets[run.frame : run.frame + calls]]
-            run.left = groups[-1] - 1
-            run.entries += sum(groups) * self._spec.group_size
+            # All frames but the last have one group.
+            run.left = run.groups[run.frame + calls - 1] - 1
+            run.entries += (calls + run.left) * self._spec.group_size
             # The last of them is counted where calls are, below.
             run.frame += calls - 1
         self._clock += (calls - 1) * len(runs)
@@ -350,7 +357,7 @@ class ResidentScheduler:
         """Frames of one group that come next in the row's window, at least 1: nothing is chosen between them."""
         end = min(run.frames, run.frame - run.frame % self._engine.window + self._engine.window)
         count = 0
-        while run.frame + count < end and groups_of(self._spec, run.budgets[run.frame + count]) == 1:
+        while run.frame + count < end and run.groups[run.frame + count] == 1:
             count += 1
         return max(count, 1)
 

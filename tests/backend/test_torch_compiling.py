@@ -218,6 +218,7 @@ DECODER = {
     "heads_kernel",
     "select_kernel",
 }
+ENCODER = {"patch_kernel", "convolution_kernel", "project_kernel"}
 
 
 def test_no_call_of_an_engine_finds_a_kernel_that_is_not_compiled(run, bundle):
@@ -226,7 +227,7 @@ def test_no_call_of_an_engine_finds_a_kernel_that_is_not_compiled(run, bundle):
     assert found["cause"] is None
     assert found["failures"] == []
     names = {name for name, _ in found["kernels"]}
-    assert names >= DECODER | {"convolution_kernel", "cut_kernel", "resize_pass_kernel"}
+    assert names >= DECODER | ENCODER | {"cut_kernel", "resize_pass_kernel"}
     # Planning launched nothing, and all that the worker made is what this process looked for.
     assert found["before"] == [0, len(found["kernels"])]
     assert {name for name, hit in found["hits"] if hit} == names

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from autogaze_export.binding import weight_shapes
 torch = pytest.importorskip("torch", reason="the torch engine needs the extra 'torch'")
 triton = pytest.importorskip("triton", reason="needs triton; pip install --no-deps triton==3.6.0")
 
-from autogaze_backend.torch_engine.encoder import encode  # noqa: E402
+from autogaze_backend.torch_engine.encoder import TorchSteps, encode  # noqa: E402
+from autogaze_backend.torch_engine.encoder_launching import TritonSteps  # noqa: E402
 from autogaze_backend.torch_engine.halves import split_halves  # noqa: E402
 from autogaze_backend.torch_engine.launching import TILINGS, TritonOps  # noqa: E402
 from autogaze_backend.torch_engine.reference import ReferenceOps  # noqa: E402
@@ -72,10 +73,10 @@ def runnable():
         pytest.skip("the interpreter is off (TRITON_INTERPRET), and there is no GPU")
 
 
-def random_weights(seed: int = 1) -> dict[str, np.ndarray]:
+def random_weights(seed: int = 1, spec: ModelSpec = SPEC) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
     weights = {}
-    for name, shape in weight_shapes(SPEC).items():
+    for name, shape in weight_shapes(spec).items():
         inner = shape[0] if len(shape) == 2 else max(1, int(np.prod(shape[1:])))
         scale = 1.0 if name.endswith(("embed", "position")) else inner**-0.5
         weights[name] = (random.standard_normal(shape) * scale).astype(np.float32)
@@ -117,7 +118,9 @@ class Side:
     def prefill(self, places, budgets, requirements, dropped) -> None:
         for slot, place, *plan in zip(SLOTS, places, budgets, requirements, dropped, strict=True):
             self.state.frame[slot] = place - 1
-            self.state.plan[slot, place] = torch.from_numpy(frame_plans([plan[0]], plan[1], plan[2])[0])
+            self.state.plan[slot, place] = torch.from_numpy(
+                frame_plans([[plan[0]]], [plan[1]], plan[2])[0, 0]
+            )
         self._send()
         self.ops.prefill(SIZES.rows)
 
@@ -186,22 +189,76 @@ def test_frames_are_those_of_plain_torch(dtype, tilings, steps, tolerance):
         assert expected.state.first.tolist()[:4] == [0, 0, 65, 103]
 
 
-@pytest.mark.parametrize(("rows", "frames"), [(2, 1), (1, 2), (1, 5)])
-def test_the_convolution_is_plain_torchs(rows, frames):
+@pytest.mark.parametrize(
+    ("dtype", "rows", "frames", "tolerance"),
+    [
+        (torch.float32, 2, 1, 2e-5),
+        (torch.float32, 1, 2, 2e-5),
+        (torch.float32, 1, 5, 2e-5),
+        (torch.float16, 2, 2, 4e-3),
+    ],
+)
+def test_the_encoder_is_plain_torchs(dtype, rows, frames, tolerance):
     """Windows shorter and longer than the taps reach, on from a state and from a stream's start."""
-    side = Side(torch.float32, kernels=True)
-    weights = encoder_weights(SPEC, random_weights(), DEVICE, torch.float32, halves=True)
+    ours = TritonSteps(SPEC, encoder_weights(SPEC, random_weights(), DEVICE, dtype, halves=True))
+    plain = TorchSteps(SPEC, encoder_weights(SPEC, random_weights(), DEVICE, dtype, halves=False))
     random = np.random.default_rng(frames)
-    video = torch.from_numpy(random.standard_normal((rows, frames, 3, 64, 64)).astype(np.float32)).to(DEVICE)
-    states = torch.from_numpy(random.standard_normal(side.state.encoder.shape).astype(np.float32)).to(DEVICE)
+    # Channels last, as frames come.
+    video = torch.from_numpy(random.standard_normal((rows, frames, 64, 64, 3)).astype(np.float32)).to(DEVICE)
+    video = video.permute(0, 1, 4, 2, 3)
+    shape = (SIZES.slots, 1, SPEC.temporal_kernel - 1, SPEC.vision_tokens, SPEC.hidden_size)
+    states = torch.from_numpy(random.standard_normal(shape)).to(DEVICE, dtype)
     places = torch.tensor([4, 1][:rows], device=DEVICE)
     for fresh in (False, True):
         starts = torch.tensor([fresh, not fresh][:rows], device=DEVICE)
-        args = (SPEC, weights, video, states, places, starts)
-        found, state = encode(*args, partial(side.ops.convolution, weights))
-        expected, expected_state = encode(*args)
-        np.testing.assert_allclose(found.cpu(), expected.cpu(), atol=1e-4)
-        assert torch.equal(state, expected_state)
+        results = []
+        for steps in (ours, plain):
+            vision = torch.full((SIZES.slots, 6, SPEC.vision_tokens, SPEC.hidden_size), 7.0).to(DEVICE, dtype)
+            after = encode(SPEC, steps, video, states, places, starts, vision)
+            results.append((vision.cpu(), after.cpu()))
+        (found, state), (expected, expected_state) = results
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+        np.testing.assert_allclose(state, expected_state, atol=tolerance)
+        # Nothing but the rows' frames was written.
+        written = (found != 7.0).any(dim=3).any(dim=2)
+        assert written.nonzero().tolist() == [
+            [row, frame] for row in sorted(places.tolist()) for frame in range(frames)
+        ]
+
+
+def test_the_patch_embedding_of_a_width_that_is_no_power_of_two():
+    """As the release's, whose programs compute columns that are not there."""
+    spec = replace(SPEC, hidden_size=96, num_heads=3)
+    weights = random_weights(spec=spec)
+    video = torch.from_numpy(np.random.default_rng(3).standard_normal((1, 3, 3, 64, 64)).astype(np.float32))
+    ours, plain = (
+        steps(spec, encoder_weights(spec, weights, DEVICE, torch.float32, halves=True)).patches(
+            video.to(DEVICE)
+        )
+        for steps in (TritonSteps, TorchSteps)
+    )
+    assert ours.shape == (1, 3, 16, 96)
+    np.testing.assert_allclose(ours.cpu(), plain.cpu(), atol=2e-5)
+
+
+def test_a_pixel_counts_with_all_its_bits_in_half_precision():
+    """Results that are not the float32 one, rounded, with kernels and where pixels are rounded before the product."""
+    weights = random_weights()
+    # Weights that are exact in float16, as of a checkpoint in that type: what is left is the pixels' error.
+    weights["encoder.patch.weight"] = weights["encoder.patch.weight"].astype(np.float16).astype(np.float32)
+    placed = encoder_weights(SPEC, weights, DEVICE, torch.float16, halves=True)
+    levels = np.random.default_rng(5).integers(0, 256, (1, 1, 3, 64, 64))
+    video = torch.from_numpy(((levels / 127.5 - 1 - 0.45) / 0.224).astype(np.float32)).to(DEVICE)
+    exact = TorchSteps(SPEC, encoder_weights(SPEC, weights, DEVICE, torch.float32, halves=False)).patches(
+        video
+    )
+    found, plain = (
+        float((steps.patches(video) != exact.half()).float().mean())
+        for steps in (TritonSteps(SPEC, placed), TorchSteps(SPEC, placed))
+    )
+    # What is left are sums that lie between two halves.
+    assert found < 0.01
+    assert plain > 0.1
 
 
 COMPILE = """
@@ -215,6 +272,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 from autogaze_backend.spec import ModelSpec
+from autogaze_backend.torch_engine.encoder_launching import TritonSteps
 from autogaze_backend.torch_engine.launching import TILINGS, TritonOps
 from autogaze_backend.torch_engine.state import Sizes, SlotState, Work
 from autogaze_backend.torch_engine.weights import decoder_weights, encoder_weights
@@ -244,10 +302,15 @@ def record(dtype, chained, few):
     ops.prefill(rows)
     if few:
         ops.step(rows)
-    batch = torch.zeros((rows, 1, spec.vision_tokens, spec.hidden_size), dtype=dtype)
     index = torch.zeros(rows, dtype=torch.int64)
+    steps = TritonSteps(spec, encoder)
+    # More frames than few, to compile; nothing runs.
+    frames = torch.zeros((rows, 1 if few else 16, 3, spec.input_size, spec.input_size))
+    steps.patches(frames)
+    batch = torch.zeros((*frames.shape[:2], spec.vision_tokens, spec.hidden_size), dtype=dtype)
     if exact:
-        ops.convolution(encoder, 0, batch, state.encoder, index, index != 0)
+        steps.convolution(0, batch, state.encoder, index, index != 0)
+    steps.project(batch, state.vision, index)
     return list(calls)
 
 
@@ -287,6 +350,7 @@ VARIANTS = {
     "A100": "[(torch.float32, 80, True)]",
     "H100-large": "[(torch.float32, 90, False)]",
     "A100-large-fast": "[(torch.float16, 80, False)]",
+    "H100-large-fast": "[(torch.float16, 90, False)]",
 }
 KERNELS = {
     "open_frame_kernel",
@@ -298,7 +362,9 @@ KERNELS = {
     "down_kernel",
     "heads_kernel",
     "select_kernel",
+    "patch_kernel",
     "convolution_kernel",
+    "project_kernel",
 }
 
 

@@ -249,7 +249,9 @@ def test_grpc_status_codes(status, kind):
 
 
 def test_a_call_that_the_server_gave_up_at_its_deadline_is_late_and_no_lost_server():
-    said = InferenceServerException("Stream removed (Deadline Exceeded)", status="StatusCode.DEADLINE_EXCEEDED")
+    said = InferenceServerException(
+        "Stream removed (Deadline Exceeded)", status="StatusCode.DEADLINE_EXCEEDED"
+    )
     error = translate_error(said, "host:1")
     assert type(error) is DeadlineExceededError
     assert "timeout=" in str(error)

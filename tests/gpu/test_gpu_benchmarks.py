@@ -141,7 +141,7 @@ def test_a_dropped_frame_came_after_the_next_but_one_was_due():
     from benchmarks.gpu_server.cameras import RATE, Outcome
 
     late = np.array([0.01, 2 / RATE - 1e-6, 2 / RATE + 1e-6, 0.5])
-    outcome = Outcome.joined([Outcome(late, np.zeros(4), 3), Outcome(late[:1], np.zeros(1), 0)])
+    outcome = Outcome.joined([Outcome(late, np.zeros(4), 3, 1.5), Outcome(late[:1], np.zeros(1), 0, 0.5)])
     assert (outcome.frames, outcome.dropped) == (8, 5)
     row = outcome.row(1.0)
     assert (row["frames due"], row["dropped"], row["answered/s"]) == (8, 5, 5.0)

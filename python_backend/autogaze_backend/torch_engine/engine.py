@@ -19,7 +19,7 @@ from autogaze_backend.generation import FrameLimits, FrameTokens
 from autogaze_backend.resident import BURST, FlagsTicket, frame_plans, groups_of
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.torch_engine.device_queue import DeviceQueue, Ticket
-from autogaze_backend.torch_engine.encoder import Convolution, encode
+from autogaze_backend.torch_engine.encoder import EncoderSteps, TorchSteps, encode
 from autogaze_backend.torch_engine.opening import TorchSettings, cache_pages, open_device
 from autogaze_backend.torch_engine.pages import PAGE, PageTable
 from autogaze_backend.torch_engine.preprocessing import DevicePreprocessing
@@ -94,7 +94,7 @@ class TorchEngine:
             compiler = KernelCompiler()
         weights = load_file(bundle.weights)
         decoder = decoder_weights(spec, weights, self._device, self._dtype, halves=kernels)
-        self._encoder = encoder_weights(spec, weights, self._device, self._dtype, halves=kernels)
+        encoder = encoder_weights(spec, weights, self._device, self._dtype, halves=kernels)
         try:
             self._state = SlotState(spec, self._sizes, self._device, self._dtype, halves=kernels)
             self._work = Work(spec, self._sizes, decoder.heads.shape[-1], self._device, self._dtype)
@@ -104,17 +104,16 @@ class TorchEngine:
                 f"({error}); lower AUTOGAZE_SLOTS or AUTOGAZE_CACHE_GIB"
             ) from error
         self._ops: Any
+        self._encoder: EncoderSteps
         if kernels:
+            from autogaze_backend.torch_engine.encoder_launching import TritonSteps
             from autogaze_backend.torch_engine.launching import TritonOps
 
             self._ops = TritonOps(spec, decoder, self._state, self._work)
+            self._encoder = TritonSteps(spec, encoder)
         else:
             self._ops = ReferenceOps(spec, decoder, self._state, self._work)
-        # In float16 the library's convolution is faster than ours; in float32 it has no use for tensor cores.
-        ours = kernels and self._dtype == torch.float32
-        self._convolution: Convolution | None = (
-            partial(self._ops.convolution, self._encoder) if ours else None
-        )
+            self._encoder = TorchSteps(spec, encoder)
         self.preprocessing = DevicePreprocessing(bundle.preprocessing, spec.input_size, self._device)
         self._table = PageTable(self._sizes.slots, pages, self._sizes.max_pages)
         self._free = list(range(self._sizes.slots - 1, -1, -1))
@@ -273,11 +272,8 @@ class TorchEngine:
     ) -> list[FrameTokens]:
         size = self._spec.group_size
         groups = [groups_of(self._spec, limit.max_tokens) for limit in limits]
-        plans = np.stack(
-            [
-                frame_plans([limit.max_tokens], limit.requirement, leaving)
-                for limit, leaving in zip(limits, dropped.tolist(), strict=True)
-            ]
+        plans = frame_plans(
+            [[limit.max_tokens] for limit in limits], [limit.requirement for limit in limits], dropped
         )
         self.encode_frames(slots, frames, fresh, plans)
         self.open_rows(slots)
@@ -311,7 +307,12 @@ class TorchEngine:
             before = torch.zeros(shape, dtype=self._dtype, device=self._device)
             if state is not None:
                 before.copy_(torch.as_tensor(state))
-            tokens, after = encode(self._spec, self._encoder, inputs, before, rows, fresh, self._convolution)
+            tokens = torch.empty(
+                (*inputs.shape[:2], self._spec.vision_tokens, self._spec.hidden_size),
+                dtype=self._dtype,
+                device=self._device,
+            )
+            after = encode(self._spec, self._encoder, inputs, before, rows, fresh, tokens)
             return tokens.float().cpu().numpy(), after.float().cpu().numpy()
 
     def prefill(
@@ -328,15 +329,12 @@ class TorchEngine:
         group = np.full((len(slots), self._spec.group_size), self._spec.tokens_per_frame, np.int32)
         for row, count in enumerate(pending_count):
             group[row, :count] = pending[row, :count]
-        plans = [
-            frame_plans([budget], requirement)[0]
-            for budget, requirement in zip(limits.budget.tolist(), limits.requirement.tolist(), strict=True)
-        ]
+        plans = frame_plans(limits.budget[:, None], limits.requirement)
         with self._queue:
             index = self._place(slots, group, lengths, lengths + pending_count + vision.shape[1])
             self._state.position[index] = self._tensor(positions, torch.int64)
             self._state.vision[index, 0] = self._tensor(vision, self._dtype)
-            self._state.plan[index, 0] = self._tensor(np.stack(plans), torch.int32)
+            self._state.plan[index, 0] = self._tensor(plans[:, 0], torch.int32)
             self._state.frame[index] = -1
             self._send_tables()
             self._call("prefill", slots)
@@ -515,11 +513,8 @@ class TorchEngine:
         state.plan[:, :time].index_copy_(0, slots, plans)
         state.frame.index_fill_(0, slots, -1)
         with _ExactConvolutions():
-            tokens, after = encode(
-                self._spec, self._encoder, frames, state.encoder, slots, fresh, self._convolution
-            )
+            after = encode(self._spec, self._encoder, frames, state.encoder, slots, fresh, state.vision)
         state.encoder.index_copy_(0, slots, after)
-        state.vision[:, :time].index_copy_(0, slots, tokens)
         for counter in (state.first, state.length, state.position):
             kept = counter.index_select(0, slots)
             counter.index_copy_(0, slots, torch.where(fresh, torch.zeros_like(kept), kept))

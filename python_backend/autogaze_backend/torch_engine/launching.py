@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 import triton
-from torch import Tensor
 
 from autogaze_backend.rotary import ROUNDED_POSITIONS
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.torch_engine.attention_kernels import attention_kernel
-from autogaze_backend.torch_engine.encoder_kernels import convolution_kernel
 from autogaze_backend.torch_engine.flag_ring import CALL_MASK, CALLS
 from autogaze_backend.torch_engine.linear_kernels import (
     down_kernel,
@@ -27,7 +25,7 @@ from autogaze_backend.torch_engine.linear_kernels import (
 from autogaze_backend.torch_engine.pages import PAGE
 from autogaze_backend.torch_engine.selection_kernels import select_kernel
 from autogaze_backend.torch_engine.state import SlotState, Work
-from autogaze_backend.torch_engine.weights import HEAD_COLUMNS, DecoderWeights, EncoderWeights, LayerWeights
+from autogaze_backend.torch_engine.weights import HEAD_COLUMNS, DecoderWeights, LayerWeights
 
 
 @dataclass(frozen=True)
@@ -176,41 +174,6 @@ class TritonOps:
         self._layers(rows, spec.group_size)
         self._select(rows, first=False)
 
-    def convolution(
-        self, encoder: EncoderWeights, index: int, x: Tensor, states: Tensor, rows: Tensor, fresh: Tensor
-    ) -> Tensor:
-        """A block of the encoder; see ``encoder.Convolution``."""
-        spec = self._spec
-        batch, frames = x.shape[:2]
-        y = torch.empty_like(x)
-        # Few frames: smaller programs, so that all multiprocessors have work.
-        tokens, columns = (32 if batch * frames <= 32 else 64), 64
-        convolution_kernel[
-            (triton.cdiv(batch * frames * spec.vision_tokens, tokens), spec.hidden_size // columns)
-        ](
-            x,
-            states[:, index],
-            rows,
-            fresh.to(torch.int32),
-            encoder.taps[index],
-            encoder.blocks[index][1],
-            y,
-            batch,
-            frames,
-            states.stride(0),
-            GRID=spec.vision_grid,
-            WIDTH=spec.hidden_size,
-            TIME=spec.temporal_kernel,
-            SPACE=spec.spatial_kernel,
-            TOKENS=tokens,
-            SHARED=64,
-            COLUMNS=columns,
-            PARTS=self._parts,
-            num_warps=4,
-            num_stages=3,
-        )
-        return y
-
     def _launch(self, kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
         options["CHAINED"] = self._order if self._chained else 0
         if self._chained:
@@ -227,6 +190,7 @@ class TritonOps:
                 qkv_kernel,
                 (tiles, 3 * spec.num_heads // tiling.heads),
                 work.x,
+                layer.input_norm,
                 layer.qkv,
                 work.cos,
                 work.sin,
@@ -325,6 +289,7 @@ class TritonOps:
             gate_up_kernel,
             (tiles, spec.intermediate_size // tiling.columns),
             y,
+            layer.post_norm,
             layer.gate_up,
             work.hidden,
             work.active,

@@ -5,7 +5,7 @@ the batch. The grid is that of the largest batch of a captured graph; ``active``
 how many rows are real, and programs beyond them return at once.
 
 The scale of a root-mean-square norm is the same for all columns of a token, so it is applied after the
-product; the norm's weight lies in the matrix (``weights.py``).
+product; the norm's weight lies in the matrix, or in half precision beside it (``weights.py``).
 
 ``PARTS`` is the number of float16 parts of a matrix: 1, or 2 where the arithmetic is float32 (``halves.py``).
 """
@@ -167,6 +167,7 @@ def _places(slots, count, length, table, row, s, wanted, PAGE: tl.constexpr, MAX
 @triton.jit(do_not_specialize=["per_row"])
 def qkv_kernel(
     x,
+    norm,
     weight,
     cos,
     sin,
@@ -222,6 +223,8 @@ def qkv_kernel(
             k = k0 + tl.arange(0, SHARED)
             values = tl.load(x + r[:, None] * WIDTH + k[None, :], mask=real[:, None], other=0.0)
             square += tl.sum(values * values, 1)
+            if PARTS == 1:
+                values *= tl.load(norm + k)[None, :]
             w = weight + k[:, None] * (3 * WIDTH) + column[None, :]
             first, first_low = product(values, w, WIDTH * 3 * WIDTH, first, first_low, PARTS)
             second, second_low = product(values, w + HALF, WIDTH * 3 * WIDTH, second, second_low, PARTS)
@@ -313,6 +316,7 @@ def out_kernel(
 @triton.jit(do_not_specialize=["per_row"])
 def gate_up_kernel(
     x,
+    norm,
     weight,
     hidden,
     active,
@@ -343,6 +347,8 @@ def gate_up_kernel(
             k = k0 + tl.arange(0, SHARED)
             values = tl.load(x + r[:, None] * WIDTH + k[None, :], mask=real[:, None], other=0.0)
             square += tl.sum(values * values, 1)
+            if PARTS == 1:
+                values *= tl.load(norm + k)[None, :]
             w = weight + k[:, None] * (2 * INNER) + n[None, :]
             gate, gate_low = product(values, w, WIDTH * 2 * INNER, gate, gate_low, PARTS)
             up, up_low = product(values, w + INNER, WIDTH * 2 * INNER, up, up_low, PARTS)

@@ -77,8 +77,9 @@ class PageTable:
                 "or give the engine more memory (AUTOGAZE_CACHE_GIB)"
             )
         ring = self.table.shape[1]
-        for page in range(self._end[slot], wanted):
-            self.table[slot, page % ring] = self._free.pop()
+        places = np.arange(self._end[slot], wanted) % ring
+        self.table[slot, places] = self._free[-missing:]
+        del self._free[-missing:]
         self._end[slot] = wanted
         self._changed.add(slot)
 
@@ -86,9 +87,11 @@ class PageTable:
         """Frees the pages that lie wholly before position ``first``."""
         kept = min(first // PAGE, self._end[slot])
         ring = self.table.shape[1]
-        for page in range(self._first[slot], kept):
-            self._free.append(int(self.table[slot, page % ring]))
-        self._first[slot] = max(self._first[slot], kept)
+        if kept <= self._first[slot]:
+            return
+        places = np.arange(self._first[slot], kept) % ring
+        self._free += self.table[slot, places].tolist()
+        self._first[slot] = kept
 
     def release(self, slot: int) -> None:
         """Frees all pages of a slot; its positions start from 0 again."""

@@ -22,8 +22,18 @@ HEAD_COLUMNS = 32
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """A decoder layer; the norms' weights are folded into the matrices that follow them."""
+    """A decoder layer.
 
+    The norms' weights are folded into the matrices that follow them, but not for the kernels in float16: a checkpoint
+    in float16 or bfloat16 has matrices that are exact there, and their product with a norm is not.
+
+    Attributes:
+        input_norm: float32 ``[C]``, of the norm before ``qkv``, where it is not folded; else ones.
+        post_norm: likewise, before ``gate_up``.
+    """
+
+    input_norm: Tensor
+    post_norm: Tensor
     qkv: Tensor
     out: Tensor
     gate_up: Tensor
@@ -53,7 +63,10 @@ class EncoderWeights:
 
     Attributes:
         blocks: kernel ``[C, taps·C, k, k]`` and bias of each block.
-        taps: each block's kernel for ``convolution_kernel``, ``[parts, taps·k·k·C, C]``; empty on a CPU.
+        taps: each block's kernel for ``convolution_kernel``, ``[parts, taps·k·k·C, C]``; the next two, too, are for
+            kernels, and all three None or empty without.
+        patch_parts: ``[parts, 3·p², C]``, with zeros up to a power of two of columns, so that a program has whole rows.
+        proj_parts: ``[parts, C, C]``.
     """
 
     patch: Tensor
@@ -62,6 +75,8 @@ class EncoderWeights:
     norm_bias: Tensor
     blocks: tuple[tuple[Tensor, Tensor], ...]
     taps: tuple[Tensor, ...]
+    patch_parts: Tensor | None
+    proj_parts: Tensor | None
     proj: Tensor
     proj_bias: Tensor
     position: Tensor
@@ -88,7 +103,7 @@ def decoder_weights(
     *,
     halves: bool,
 ) -> DecoderWeights:
-    """Folds each norm into the next matrix in float64, so that folding costs one rounding.
+    """Arranges the decoder; a norm that is folded into the next matrix is so in float64, which costs one rounding.
 
     Args:
         spec: the architecture.
@@ -113,14 +128,24 @@ def decoder_weights(
         parts = split_halves(array.astype(np.float64))
         return place(parts if kind == torch.float32 else parts[:1], torch.float16)
 
+    fold = not halves or dtype == torch.float32
+
+    def normed(name: str, norm: str) -> Tensor:
+        return matrix(folded(name, norm) if fold else weights[name])
+
+    def norm(name: str) -> Tensor:
+        return place(np.ones_like(weights[name]) if fold else weights[name], torch.float32)
+
     layers = []
     for index in range(spec.num_layers):
         name = f"decoder.layers.{index}."
         layers.append(
             LayerWeights(
-                qkv=matrix(folded(name + "qkv", name + "input_norm")),
+                input_norm=norm(name + "input_norm"),
+                post_norm=norm(name + "post_norm"),
+                qkv=normed(name + "qkv", name + "input_norm"),
                 out=matrix(weights[name + "out"]),
-                gate_up=matrix(folded(name + "gate_up", name + "post_norm")),
+                gate_up=normed(name + "gate_up", name + "post_norm"),
                 down=matrix(weights[name + "down"]),
             )
         )
@@ -147,17 +172,26 @@ def encoder_weights(
 ) -> EncoderWeights:
     """The encoder's weights; the arguments are those of ``decoder_weights``."""
 
+    def halved(matrix: NDArray[np.float64]) -> Tensor:
+        # A transposed matrix would keep its strides through everything, and kernels go by the shape.
+        parts = split_halves(np.ascontiguousarray(matrix))
+        return torch.tensor(parts if dtype == torch.float32 else parts[:1], device=device)
+
     def taps(index: int) -> Tensor:
         kernel = weights[f"encoder.blocks.{index}.weight"].astype(np.float64)
         width, space = spec.hidden_size, spec.spatial_kernel
         # [out, taps·in, y, x] → [taps, y, x, in, out].
         kernel = kernel.reshape(width, spec.temporal_kernel, width, space, space).transpose(1, 3, 4, 2, 0)
-        parts = split_halves(kernel.reshape(-1, width))
-        return torch.tensor(parts if dtype == torch.float32 else parts[:1], device=device)
+        return halved(kernel.reshape(-1, width))
 
     def place(name: str, kind: torch.dtype = dtype) -> Tensor:
         array = np.ascontiguousarray(weights[f"encoder.{name}"].astype(np.float32))
         return torch.from_numpy(array).to(kind).to(device)
+
+    def patch_parts() -> Tensor:
+        matrix = weights["encoder.patch.weight"].astype(np.float64).reshape(spec.hidden_size, -1).T
+        columns = 1 << (spec.hidden_size - 1).bit_length()
+        return halved(np.pad(matrix, ((0, 0), (0, columns - spec.hidden_size))))
 
     patch = place("patch.weight")
     return EncoderWeights(
@@ -173,6 +207,8 @@ def encoder_weights(
             for index in range(spec.encoder_depth)
         ),
         taps=tuple(taps(index) for index in range(spec.encoder_depth)) if halves else (),
+        patch_parts=patch_parts() if halves else None,
+        proj_parts=halved(weights["encoder.proj.weight"].astype(np.float64)) if halves else None,
         proj=place("proj.weight"),
         proj_bias=place("proj.bias", torch.float32),
         position=place("position", torch.float32),
