@@ -62,13 +62,21 @@ class Observer:
         each_request: whether every request is logged, at level info; else only those that failed for another
             reason than their input are.
         stage: the stage that the whole of a request is timed as; empty where stages are timed inside.
+        instance: of the model, for the log; metrics are those of all instances together.
     """
 
     def __init__(
-        self, model: str, version: str, meters: Meters, *, each_request: bool = False, stage: str = ""
+        self,
+        model: str,
+        version: str,
+        meters: Meters,
+        *,
+        each_request: bool = False,
+        stage: str = "",
+        instance: str = "",
     ) -> None:
         self.meters = meters
-        self._about = {"model": model, "version": version}
+        self._about = {"model": model, "version": version, **({"instance": instance} if instance else {})}
         self._each_request, self._stage = each_request, stage
         self._publisher: TritonPublisher | None = None
         self._most = 1
@@ -82,7 +90,8 @@ class Observer:
         """
         each_request = configure_logging() is LogFormat.JSON
         about: Any = {"model": args["model_name"], "version": args["model_version"]}
-        observer = cls(**about, meters=Meters(), each_request=each_request, stage=stage)
+        instance = args.get("model_instance_name", "")
+        observer = cls(**about, meters=Meters(), each_request=each_request, stage=stage, instance=instance)
         observer._publisher = TritonPublisher(observer.meters, pb_utils, about)
         return observer
 

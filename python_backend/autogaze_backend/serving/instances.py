@@ -16,10 +16,11 @@ from autogaze_backend.serving.installation import cache_directory
 __all__ = ["INSTANCE_VARIABLES", "instance_counts", "with_instances"]
 
 INSTANCE_VARIABLES: Mapping[str, str] = {
+    "autogaze_generate": "AUTOGAZE_CLIP_INSTANCES",
     "autogaze_stream": "AUTOGAZE_STREAM_INSTANCES",
     "autogaze_ingest": "AUTOGAZE_INGEST_INSTANCES",
 }
-"""The environment variable of each model that may have several; ``autogaze_generate`` has one, for shared batches."""
+"""The environment variable of each model that may have several."""
 
 _GROUP = re.compile(r"^instance_group \[ \{ kind: KIND_CPU count: (\d+) \} \]$", re.MULTILINE)
 
