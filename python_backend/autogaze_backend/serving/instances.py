@@ -22,6 +22,10 @@ INSTANCE_VARIABLES: Mapping[str, str] = {
 }
 """The environment variable of each model that may have several."""
 
+# Such a model hands its requests on and asks for the next ones. A batch would fill one instance while another is idle.
+_ONE_AT_A_TIME = frozenset({"autogaze_generate"})
+
+_BATCH = re.compile(r"^max_batch_size: \d+$", re.MULTILINE)
 _GROUP = re.compile(r"^instance_group \[ \{ kind: KIND_CPU count: (\d+) \} \]$", re.MULTILINE)
 
 
@@ -74,7 +78,10 @@ def with_instances(repository: Path, counts: Mapping[str, int], folder: Path | N
                 f"number of instances there, and {INSTANCE_VARIABLES.get(model, 'the number')} not at all"
             )
         if int(groups[0]) != count:
-            changed[model] = _GROUP.sub(f"instance_group [ {{ kind: KIND_CPU count: {count} }} ]", text)
+            text = _GROUP.sub(f"instance_group [ {{ kind: KIND_CPU count: {count} }} ]", text)
+            if count > 1 and model in _ONE_AT_A_TIME:
+                text = _BATCH.sub("max_batch_size: 1", text)
+            changed[model] = text
     if not changed:
         return repository
     repository = repository.absolute()
