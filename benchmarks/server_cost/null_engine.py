@@ -160,7 +160,8 @@ class _Record:
         return time.monotonic() >= self._due
 
     def wait(self) -> tuple[Integers, Integers, Floats, Floats]:
-        time.sleep(max(0.0, self._due - time.monotonic()))
+        if self._due:
+            time.sleep(max(0.0, self._due - time.monotonic()))
         ids, confidences, losses = _record(len(self._counts), self._entries)
         # An id may occur once a frame.
         for row, counts in enumerate(self._counts):
