@@ -1,10 +1,14 @@
 """An engine that answers at once: it takes the frames' bytes, computes nothing, and names plausible tokens.
 
-What a request then takes is the server's: Triton, the python stubs, copies, and our service code.
+What a request then takes is the server's: Triton, the python stubs, copies, and our service code. With
+``AUTOGAZE_NULL_MS`` it pretends to have a device that takes so many milliseconds for a clip, one after another, to see
+how clips are spread over instances that have work.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +40,8 @@ class NullEngine:
         self._budgets: dict[int, list[int]] = {}
         # Stands in for the pinned memory through which frames go to a device.
         self._staging = np.empty(0, np.uint8)
+        self._clip_seconds = float(os.environ.get("AUTOGAZE_NULL_MS", "0")) / 1e3
+        self._free_at = 0.0
 
     @property
     def preprocessing(self) -> Any:
@@ -109,7 +115,9 @@ class NullEngine:
         counts = np.zeros((len(slots), self.window), np.int64)
         for row, slot in enumerate(slots.tolist()):
             counts[row, : len(self._budgets[slot])] = self._budgets[slot]
-        return _Record(counts, entries)
+        if self._clip_seconds:
+            self._free_at = max(self._free_at, time.monotonic()) + self._clip_seconds * len(slots)
+        return _Record(counts, entries, self._free_at)
 
     def encode(self, frames: Floats, state: Floats | None) -> tuple[Floats, Floats]:
         """Not for this engine."""
@@ -145,13 +153,15 @@ class _Flags:
 
 
 class _Record:
-    def __init__(self, counts: Integers, entries: int) -> None:
-        self._counts, self._entries = counts, entries
+    def __init__(self, counts: Integers, entries: int, due: float) -> None:
+        self._counts, self._entries, self._due = counts, entries, due
 
     def ready(self) -> bool:
-        return True
+        return time.monotonic() >= self._due
 
     def wait(self) -> tuple[Integers, Integers, Floats, Floats]:
+        if self._due:
+            time.sleep(max(0.0, self._due - time.monotonic()))
         ids, confidences, losses = _record(len(self._counts), self._entries)
         # An id may occur once a frame.
         for row, counts in enumerate(self._counts):

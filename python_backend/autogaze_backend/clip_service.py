@@ -14,12 +14,12 @@ from functools import partial
 from autogaze_client._errors import DeadlineExceededError, InvalidInputError, ServerUnavailableError
 
 from autogaze_backend.canary import CanaryLimits, EngineCanary
-from autogaze_backend.clips import PreparedClip, finished_clip, prepare_clip
+from autogaze_backend.clips import PreparedClip, finished_clip, prepare_clip, read_plan
 from autogaze_backend.generation import FrameTokens
 from autogaze_backend.limits import ClipLimits, IngestLimits
 from autogaze_backend.model import GazeModel
 from autogaze_backend.preprocessing import Frames, check_frames
-from autogaze_backend.requests import Knobs
+from autogaze_backend.requests import Knobs, Remembered
 from autogaze_backend.resident import ResidentScheduler, scheduler_for
 from autogaze_backend.scheduling import RowJob, RowScheduler
 from autogaze_backend.triton import Arrival
@@ -53,6 +53,7 @@ class ClipService:
     ) -> None:
         self._model = model
         self._limits, self._sizes = limits or ClipLimits(), sizes or IngestLimits()
+        self._read = Remembered(partial(read_plan, model.spec))
         self._scheduler = scheduler_for(model.engine)
         self._canary = EngineCanary(model.engine, canary, wake=self._wake)
         # Guards what the two threads share: the inbox, the places and the end.
@@ -111,7 +112,7 @@ class ClipService:
         check_frames(frames)
         self._sizes.check(*frames.shape[:3])
         tensors = {**clip.arrival.tensors, "FRAMES": frames}
-        clip.prepared = prepare_clip(self._model, tensors, self._limits.check_tiles)
+        clip.prepared = prepare_clip(self._model, tensors, self._limits.check_tiles, self._read)
 
     def _decode(self, clip: _Clip) -> None:
         """Has a video decoded, by a thread that has nothing else to do; then the clip enters like any other."""

@@ -23,6 +23,7 @@ from autogaze_backend.preprocessing import Frames, check_frames, resize_to_input
 from autogaze_backend.requests import Knobs
 from autogaze_backend.resident import is_resident
 from autogaze_backend.scheduling import Row
+from autogaze_backend.spec import ModelSpec
 from autogaze_backend.tiling import TileLayout
 
 Array = NDArray[Any]
@@ -49,8 +50,47 @@ def _any_number(tiles: int) -> None:
     """In process the caller's own memory is the limit."""
 
 
+@dataclass(frozen=True)
+class ClipPlan:
+    """What the knobs of a request ask of its clip.
+
+    Attributes:
+        budget: of every frame.
+        mode: how frames become model input.
+        target_scales: of the request.
+        target_patch_size: likewise.
+    """
+
+    budget: Budget
+    mode: AutoGazeInferenceMode
+    target_scales: tuple[int, ...] | None
+    target_patch_size: int | None
+
+
+def read_plan(spec: ModelSpec, frames: int, tensors: Mapping[str, Array]) -> ClipPlan:
+    """What the knobs among a request's tensors ask of a clip of so many frames.
+
+    Raises:
+        InvalidInputError: knobs break a rule.
+    """
+    knobs = Knobs.from_tensors(tensors)
+    budget = resolve_budget(
+        spec,
+        frames,
+        gazing_ratio=knobs.gazing_ratio,
+        task_loss_requirement=knobs.task_loss_requirement,
+        max_gaze_tokens_each_frame=knobs.max_gaze_tokens,
+    )
+    if knobs.top_k is not None:
+        budget = budget.at_least(min(knobs.top_k, spec.tokens_per_frame))
+    return ClipPlan(budget, knobs.mode, knobs.target_scales, knobs.target_patch_size)
+
+
 def prepare_clip(
-    model: GazeModel, tensors: Mapping[str, Array], check_tiles: Callable[[int], None] = _any_number
+    model: GazeModel,
+    tensors: Mapping[str, Array],
+    check_tiles: Callable[[int], None] = _any_number,
+    read: Callable[[int, Mapping[str, Array]], ClipPlan] | None = None,
 ) -> PreparedClip:
     """Checks a request of ``autogaze_generate``.
 
@@ -58,28 +98,21 @@ def prepare_clip(
         model: runs it.
         tensors: of the request, every knob filled in.
         check_tiles: told the tiles of a frame before any is made; raises where they are too many.
+        read: ``read_plan`` of the model, or what remembers it.
 
     Raises:
         InvalidInputError: frames or knobs break a rule.
     """
-    knobs = Knobs.from_tensors(tensors)
     frames = check_frames(tensors["FRAMES"])
     spec, size = model.spec, (frames.shape[0], frames.shape[1], frames.shape[2])
-    budget = resolve_budget(
-        spec,
-        len(frames),
-        gazing_ratio=knobs.gazing_ratio,
-        task_loss_requirement=knobs.task_loss_requirement,
-        max_gaze_tokens_each_frame=knobs.max_gaze_tokens,
-    )
-    if knobs.top_k is not None:
-        budget = budget.at_least(min(knobs.top_k, spec.tokens_per_frame))
-    if knobs.mode.is_tiled:
-        return _tiled_clip(model, frames, budget, knobs, check_tiles)
-    target = resolve_target_scales(spec, knobs.target_scales, knobs.target_patch_size)
+    plan = read(len(frames), tensors) if read else read_plan(spec, len(frames), tensors)
+    budget = plan.budget
+    if plan.mode.is_tiled:
+        return _tiled_clip(model, frames, plan, check_tiles)
+    target = resolve_target_scales(spec, plan.target_scales, plan.target_patch_size)
     if target is None:
         row = Row(len(frames), lambda start, stop: model.stream_input(frames[start:stop]), budget)
-        return PreparedClip((row,), lambda tokens: assemble(spec, tokens), knobs.mode, size)
+        return PreparedClip((row,), lambda tokens: assemble(spec, tokens), plan.mode, size)
     check_tiles(target.tiles**2)
 
     def cut(start: int, stop: int) -> Any:
@@ -98,18 +131,18 @@ def prepare_clip(
         return Row(len(frames), window, budget)
 
     rows = tuple(row_of(tile) for tile in range(target.tiles**2))
-    return PreparedClip(rows, lambda tokens: target.stitch(assemble(spec, tokens)), knobs.mode, size)
+    return PreparedClip(rows, lambda tokens: target.stitch(assemble(spec, tokens)), plan.mode, size)
 
 
 def _tiled_clip(
-    model: GazeModel, frames: Frames, budget: Budget, knobs: Knobs, check_tiles: Callable[[int], None]
+    model: GazeModel, frames: Frames, plan: ClipPlan, check_tiles: Callable[[int], None]
 ) -> PreparedClip:
-    if knobs.target_scales is not None or knobs.target_patch_size is not None:
+    if plan.target_scales is not None or plan.target_patch_size is not None:
         raise InvalidInputError(
-            f"MODE is {knobs.mode.code} ({knobs.mode.value}) and TARGET_SCALES is {knobs.target_scales}; target scales "
+            f"MODE is {plan.mode.code} ({plan.mode.value}) and TARGET_SCALES is {plan.target_scales}; target scales "
             "cut the frame themselves, so use MODE 0 with them"
         )
-    layout = TileLayout(knobs.mode, frames.shape[1], frames.shape[2], model.spec.input_size)
+    layout = TileLayout(plan.mode, frames.shape[1], frames.shape[2], model.spec.input_size)
     check_tiles(layout.count)
     config = model.bundle.preprocessing
 
@@ -126,11 +159,11 @@ def _tiled_clip(
                 return tiles(start, stop)[tile]
             return layout.tile(frames[start:stop], tile, config)
 
-        return Row(len(frames), window, budget)
+        return Row(len(frames), window, plan.budget)
 
     rows = tuple(row_of(tile) for tile in range(layout.count))
     size = (frames.shape[0], frames.shape[1], frames.shape[2])
-    return PreparedClip(rows, lambda tokens: assemble(model.spec, tokens), knobs.mode, size)
+    return PreparedClip(rows, lambda tokens: assemble(model.spec, tokens), plan.mode, size)
 
 
 class TileWindows:

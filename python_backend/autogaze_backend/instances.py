@@ -7,10 +7,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from autogaze_client._errors import InvalidInputError
 
-from autogaze_backend.limits import StreamLimits
+from autogaze_backend.limits import ClipLimits, StreamLimits, variable
+
+Shared = TypeVar("Shared", ClipLimits, StreamLimits)
+
+# The limit that is of all instances together, and the variable that says how many these are.
+_SHARED: dict[type, tuple[str, str]] = {
+    ClipLimits: ("max_active_clips", "AUTOGAZE_CLIP_INSTANCES"),
+    StreamLimits: ("max_streams", "AUTOGAZE_STREAM_INSTANCES"),
+}
 
 # Slots that an instance has beside its streams' own: for canaries and streams of one frame.
 _SPARE_SLOTS = 8
@@ -35,31 +44,34 @@ class InstanceShare:
         groups = json.loads(args["model_config"]).get("instance_group") or [{}]
         return cls(sum(int(group.get("count") or 1) for group in groups))
 
-    def of_limits(self, limits: StreamLimits) -> StreamLimits:
-        """The limits of this instance; ``max_streams`` is that of all instances together.
+    def of_limits(self, limits: Shared) -> Shared:
+        """The limits of this instance; ``max_streams`` or ``max_active_clips`` is that of all instances together.
 
         Raises:
-            InvalidInputError: the streams cannot be shared out evenly. Triton hands new streams to the instances in
-                turn, so with uneven parts one would give streams up while another has room.
+            InvalidInputError: the places cannot be shared out evenly. Triton hands what is new to the instances in
+                turn, so with uneven parts one would be full, or give streams up, while another has room.
         """
-        if limits.max_streams % self.count:
+        limit, instances = _SHARED[type(limits)]
+        places = getattr(limits, limit)
+        if places % self.count:
             raise InvalidInputError(
-                f"max_streams is {limits.max_streams}, but {self.count} instances share it evenly; set "
-                f"AUTOGAZE_MAX_STREAMS to a multiple of {self.count}, or change AUTOGAZE_STREAM_INSTANCES"
+                f"{limit} is {places}, but {self.count} instances share it evenly; set {variable(limit)} to a "
+                f"multiple of {self.count}, or change {instances}"
             )
-        return replace(limits, max_streams=limits.max_streams // self.count)
+        return replace(limits, **{limit: places // self.count})
 
     def threads(self) -> int | None:
         """Threads of a CPU engine; None where there is one instance, which may have all."""
         return None if self.count == 1 else max(1, len(os.sched_getaffinity(0)) // self.count)
 
-    def engine_environment(
-        self, limits: StreamLimits, environ: Mapping[str, str] = os.environ
-    ) -> dict[str, str]:
+    def engine_environment(self, streams: int = 0, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
         """The variables of the torch engine's memory, shared out; nothing where there is one instance.
 
+        An instance sees what the GPU has free when it starts, which is never more than before the first one did. So
+        whatever the order, the instances of a model take a quarter of that at most where nothing is said.
+
         Args:
-            limits: of this instance.
+            streams: that this instance holds; each has a slot as long as it lives, while a clip's rows take turns.
             environ: what is said of the model.
 
         Raises:
@@ -78,7 +90,9 @@ class InstanceShare:
         if slots is None and on_gpu:
             slots = float(_GPU_SLOTS)
         if slots is not None:
-            share = max(-(-int(slots) // self.count), limits.max_streams + _SPARE_SLOTS)
+            share = -(-int(slots) // self.count)
+            if streams:
+                share = max(share, streams + _SPARE_SLOTS)
             made["AUTOGAZE_SLOTS"] = str(share)
             rows = _number(environ, "AUTOGAZE_ROWS")
             if rows is not None:

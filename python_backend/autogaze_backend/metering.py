@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -45,11 +47,46 @@ class MeteredModel(GazeModel):
             return super().preprocess_exact(frames, size)
 
 
+class _Phase:
+    """Counts the calls of one phase; an engine is called many times a clip, so what is known is worked out once."""
+
+    def __init__(self, meters: Meters, phase: str) -> None:
+        self.took = meters.recorder("autogaze_stage_milliseconds", stage=phase)
+        self.steps = meters.recorder("autogaze_steps_total", phase=phase)
+        self.rows = meters.recorder("autogaze_batch_rows", phase=phase)
+
+    def call(self, rows: int, calls: int = 1) -> _Call:
+        """Times what runs inside, also where it fails; what does not fail is so many calls of so many rows."""
+        return _Call(self, rows, calls)
+
+
+class _Call:
+    __slots__ = ("_began", "_calls", "_phase", "_rows")
+
+    def __init__(self, phase: _Phase, rows: int, calls: int) -> None:
+        self._phase, self._rows, self._calls = phase, rows, calls
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._phase.took((time.perf_counter() - self._began) * 1e3)
+        if kind is None:
+            self._phase.steps(self._calls)
+            self._phase.rows(self._rows, self._calls)
+
+
 class MeteredEngine:
     """An engine whose calls are counted: their number, rows, milliseconds, and the slots that are open."""
 
     def __init__(self, engine: Engine, meters: Meters) -> None:
         self._engine, self._meters = engine, meters
+        self._encode, self._prefill, self._step = (
+            _Phase(meters, phase) for phase in ("encode", "prefill", "step")
+        )
+        self._frame = _Phase(meters, "frame")
         self._open = 0
         meters.set("autogaze_slots_in_use", 0)
 
@@ -84,10 +121,8 @@ class MeteredEngine:
 
     def encode(self, frames: Floats, state: Floats | None) -> tuple[Floats, Floats]:
         """As ``Engine.encode``, stage and phase ``encode``."""
-        with self._meters.stage("encode"):
-            encoded = self._engine.encode(frames, state)
-        self._count("encode", len(frames))
-        return encoded
+        with self._encode.call(len(frames)):
+            return self._engine.encode(frames, state)
 
     def open_slot(self) -> int:
         """As ``Engine.open_slot``."""
@@ -113,19 +148,15 @@ class MeteredEngine:
         limits: Limits,
     ) -> GroupResult:
         """As ``Engine.prefill``, stage and phase ``prefill``."""
-        with self._meters.stage("prefill"):
-            group = self._engine.prefill(slots, vision, pending, pending_count, positions, lengths, limits)
-        self._count("prefill", len(slots))
-        return group
+        with self._prefill.call(len(slots)):
+            return self._engine.prefill(slots, vision, pending, pending_count, positions, lengths, limits)
 
     def step(
         self, slots: Integers, group: Integers, positions: Integers, lengths: Integers, limits: Limits
     ) -> GroupResult:
         """As ``Engine.step``, stage and phase ``step``."""
-        with self._meters.stage("step"):
-            result = self._engine.step(slots, group, positions, lengths, limits)
-        self._count("step", len(slots))
-        return result
+        with self._step.call(len(slots)):
+            return self._engine.step(slots, group, positions, lengths, limits)
 
     def move(self, slot: int, source: Integers, destination: Integers) -> None:
         """As ``Engine.move``."""
@@ -134,10 +165,6 @@ class MeteredEngine:
     def close(self) -> None:
         """As ``Engine.close``."""
         self._engine.close()
-
-    def _count(self, phase: str, rows: int) -> None:
-        self._meters.add("autogaze_steps_total", phase=phase)
-        self._meters.observe("autogaze_batch_rows", rows, phase=phase)
 
 
 class MeteredResidentEngine(MeteredEngine):
@@ -151,23 +178,18 @@ class MeteredResidentEngine(MeteredEngine):
         self, slots: Integers, frames: Sequence[Any], fresh: NDArray[np.bool_], plans: NDArray[np.int32]
     ) -> None:
         """As ``ResidentEngine.encode_frames``, stage and phase ``encode``."""
-        with self._meters.stage("encode"):
+        with self._encode.call(len(slots)):
             self._engine.encode_frames(slots, frames, fresh, plans)  # type: ignore[attr-defined]
-        self._count("encode", len(slots))
 
     def open_rows(self, slots: Integers, calls: int = 1) -> None:
         """As ``ResidentEngine.open_rows``, stage and phase ``prefill``."""
-        with self._meters.stage("prefill"):
+        with self._prefill.call(len(slots), calls):
             self._engine.open_rows(slots, calls)  # type: ignore[attr-defined]
-        for _ in range(calls):
-            self._count("prefill", len(slots))
 
     def continue_rows(self, slots: Integers, calls: int = 1) -> None:
         """As ``ResidentEngine.continue_rows``, stage and phase ``step``."""
-        with self._meters.stage("step"):
+        with self._step.call(len(slots), calls):
             self._engine.continue_rows(slots, calls)  # type: ignore[attr-defined]
-        for _ in range(calls):
-            self._count("step", len(slots))
 
     def run_frames(
         self,
@@ -179,9 +201,8 @@ class MeteredResidentEngine(MeteredEngine):
     ) -> list[FrameTokens]:
         """As ``ResidentEngine.run_frames``, stage and phase ``frame``."""
         engine: Any = self._engine
-        with self._meters.stage("frame"):
+        with self._frame.call(len(slots)):
             tokens: list[FrameTokens] = engine.run_frames(slots, frames, fresh, limits, dropped)
-        self._count("frame", len(slots))
         return tokens
 
 

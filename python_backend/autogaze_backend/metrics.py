@@ -200,6 +200,40 @@ class Meters:
                 buckets[bisect.bisect_left(bounds, value)] += 1
             self._values[key] = self._values.get(key, 0.0) + sum(values)
 
+    def recorder(self, name: str, **labels: str) -> Callable[..., None]:
+        """What counts in one series, its name and labels checked once: for what is counted many times a request.
+
+        Returns:
+            Of a counter ``(amount)``, as ``add``; of a histogram ``(value, times=1)``, as ``observe`` so many times.
+
+        Raises:
+            InvalidInputError: an unknown metric, a gauge, or other labels.
+        """
+        metric, lock, values = METRICS.get(name), self._lock, self._values
+        if metric is None or metric.kind is not MetricKind.HISTOGRAM:
+            key = _key(name, labels, MetricKind.COUNTER)
+
+            def count(amount: float = 1) -> None:
+                if not amount >= 0:
+                    raise InvalidInputError(f"{name} was given {amount}; a counter takes 0 or more")
+                with lock:
+                    values[key] = values.get(key, 0.0) + amount
+
+            return count
+        key, bounds = _key(name, labels, MetricKind.HISTOGRAM), metric.bounds
+        all_buckets, empty = self._buckets, [0] * (len(metric.bounds) + 1)
+
+        def observe(value: float, times: int = 1) -> None:
+            with lock:
+                # Another recorder of the series may have begun it; one that is never used leaves no trace.
+                buckets = all_buckets.get(key)
+                if buckets is None:
+                    buckets = all_buckets[key] = list(empty)
+                buckets[bisect.bisect_left(bounds, value)] += times
+                values[key] = values.get(key, 0.0) + value * times
+
+        return observe
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times what runs inside as a run of stage ``name``, also where it fails."""

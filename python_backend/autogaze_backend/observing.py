@@ -62,16 +62,29 @@ class Observer:
         each_request: whether every request is logged, at level info; else only those that failed for another
             reason than their input are.
         stage: the stage that the whole of a request is timed as; empty where stages are timed inside.
+        instance: of the model, for the log; metrics are those of all instances together.
     """
 
     def __init__(
-        self, model: str, version: str, meters: Meters, *, each_request: bool = False, stage: str = ""
+        self,
+        model: str,
+        version: str,
+        meters: Meters,
+        *,
+        each_request: bool = False,
+        stage: str = "",
+        instance: str = "",
     ) -> None:
         self.meters = meters
-        self._about = {"model": model, "version": version}
+        self._about = {"model": model, "version": version, **({"instance": instance} if instance else {})}
         self._each_request, self._stage = each_request, stage
         self._publisher: TritonPublisher | None = None
         self._most = 1
+        self._served = meters.recorder("autogaze_requests_total", outcome="ok")
+        self._frames = meters.recorder("autogaze_frames_total")
+        self._tokens = meters.recorder("autogaze_tokens_total")
+        self._per_frame = meters.recorder("autogaze_tokens_per_frame")
+        self._ratio = meters.recorder("autogaze_gaze_ratio")
 
     @classmethod
     def for_model(cls, pb_utils: Any, args: Mapping[str, str], *, stage: str = "") -> Observer:
@@ -82,7 +95,8 @@ class Observer:
         """
         each_request = configure_logging() is LogFormat.JSON
         about: Any = {"model": args["model_name"], "version": args["model_version"]}
-        observer = cls(**about, meters=Meters(), each_request=each_request, stage=stage)
+        instance = args.get("model_instance_name", "")
+        observer = cls(**about, meters=Meters(), each_request=each_request, stage=stage, instance=instance)
         observer._publisher = TritonPublisher(observer.meters, pb_utils, about)
         return observer
 
@@ -99,7 +113,10 @@ class Observer:
         def finish(result: Tensors | Exception) -> None:
             milliseconds = (time.perf_counter() - started) * 1e3
             outcome = outcome_of(result)
-            self.meters.add("autogaze_requests_total", outcome=outcome)
+            if outcome == "ok":
+                self._served()
+            else:
+                self.meters.add("autogaze_requests_total", outcome=outcome)
             if self._stage and not isinstance(result, Exception):
                 self.meters.observe("autogaze_stage_milliseconds", milliseconds, stage=self._stage)
             facts = {} if isinstance(result, Exception) else self._count_tokens(result)
@@ -159,13 +176,13 @@ class Observer:
         frames = len(outputs["NUM_GAZING_EACH_FRAME"])
         padded = outputs["IF_PADDED_GAZING"]
         tokens = int(padded.size - np.count_nonzero(padded))
-        self.meters.add("autogaze_frames_total", frames)
-        self.meters.add("autogaze_tokens_total", tokens)
+        self._frames(frames)
+        self._tokens(tokens)
         if frames:
             per_frame = tokens / (frames * len(padded))
             most = int((outputs["SCALE_GRIDS"].astype(np.int64) ** 2).sum())
-            self.meters.observe("autogaze_tokens_per_frame", per_frame)
-            self.meters.observe("autogaze_gaze_ratio", per_frame / most)
+            self._per_frame(per_frame)
+            self._ratio(per_frame / most)
         return {"frames": frames, "tokens": tokens}
 
     def _log(self, result: Tensors | Exception, fields: dict[str, Any]) -> None:

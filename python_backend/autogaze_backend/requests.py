@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from autogaze_client._errors import InvalidInputError
@@ -18,6 +18,13 @@ Array = NDArray[Any]
 UNSET = -1
 
 _FLOATS = ("GAZING_RATIO", "TASK_LOSS_REQUIREMENT")
+
+_PIXELS = frozenset({"FRAME", "FRAMES", "VIDEO"})
+
+# Different knobs that are remembered, and the bytes of them up to which they are.
+_REMEMBERED, _MOST_BYTES = 1024, 4096
+
+Meaning = TypeVar("Meaning")
 
 
 @dataclass(frozen=True)
@@ -105,3 +112,34 @@ def _scalar(tensors: Mapping[str, Array], name: str) -> float | None:
     if values.size != 1:
         raise InvalidInputError(f"{name} has {values.size} values; it takes one")
     return float(values[0])
+
+
+class Remembered(Generic[Meaning]):
+    """What knobs mean, worked out once for equal ones: callers mostly send the same again. For several threads.
+
+    Args:
+        read: from the frames of a clip and the tensors of its request to their meaning, which must hold no view of a
+            tensor: its memory is the request's. What it raises is not remembered.
+    """
+
+    def __init__(self, read: Callable[[int, Mapping[str, Array]], Meaning]) -> None:
+        self._read = read
+        self._known: dict[tuple[Any, ...], Meaning] = {}
+
+    def __len__(self) -> int:
+        """Different knobs that are remembered."""
+        return len(self._known)
+
+    def __call__(self, frames: int, tensors: Mapping[str, Array]) -> Meaning:
+        """The meaning of a request's knobs."""
+        knobs = [(name, array) for name, array in tensors.items() if name not in _PIXELS]
+        if sum([array.nbytes for _, array in knobs]) > _MOST_BYTES:
+            return self._read(frames, tensors)
+        key = (frames, *[(name, array.dtype.str, array.tobytes()) for name, array in knobs])
+        known = self._known.get(key)
+        if known is None:
+            known = self._read(frames, tensors)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[key] = known
+        return known

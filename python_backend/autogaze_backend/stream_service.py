@@ -16,14 +16,14 @@ from autogaze_backend.canary import CanaryLimits, EngineCanary
 from autogaze_backend.limits import IngestLimits, StreamLimits
 from autogaze_backend.model import GazeModel
 from autogaze_backend.preprocessing import check_frames
-from autogaze_backend.requests import Knobs
+from autogaze_backend.requests import Knobs, Remembered
 from autogaze_backend.stream_answers import STREAM_OUTPUTS, StreamAnswer, StreamAnswers
 from autogaze_backend.stream_pool import StreamId, StreamPool
 from autogaze_backend.streaming import GazeStream, step_frames
 
 Array = NDArray[Any]
 
-# Different knobs and frame shapes that are remembered as good; callers mostly send the same ones again.
+# Different frame shapes that are remembered as good; callers mostly send the same ones again.
 _REMEMBERED = 1024
 
 
@@ -73,7 +73,7 @@ class StreamService:
         self._ingest = ingest or IngestLimits()
         self._answers = StreamAnswers(model.spec)
         self.pool = StreamPool(lambda: model.open_stream(horizon=limits.horizon), limits)
-        self._budgets: dict[tuple[tuple[str, str, bytes], ...], Budget] = {}
+        self._budget = Remembered(self._read_budget)
         self._shapes: set[tuple[int, ...]] = set()
         # Execution and housekeeping take turns: no stream is freed while its frame is computed, and the engine
         # has one caller at a time.
@@ -170,7 +170,7 @@ class StreamService:
             return None
         if frame.shape not in self._shapes or frame.dtype != np.uint8:
             self._check_frame(frame)
-        budget = self._budget(request.tensors)
+        budget = self._budget(1, request.tensors)
         video = self._model.stream_input(frame[None])
         apart = self._open_apart(stream_id) if request.start and request.end else None
         stream = apart or (self.pool.start(stream_id) if request.start else self.pool.use(stream_id))
@@ -185,14 +185,8 @@ class StreamService:
             self._shapes.clear()
         self._shapes.add(frame.shape)
 
-    def _budget(self, tensors: Mapping[str, Array]) -> Budget:
-        """The budget that the knobs of a request mean; equal knobs are read once."""
-        key = tuple(
-            [(name, array.dtype.str, array.tobytes()) for name, array in tensors.items() if name != "FRAME"]
-        )
-        known = self._budgets.get(key)
-        if known is not None:
-            return known
+    def _read_budget(self, frames: int, tensors: Mapping[str, Array]) -> Budget:
+        """The budget that the knobs of a request mean."""
         spec, knobs = self._model.spec, Knobs.from_tensors(tensors)
         if knobs.mode.is_tiled or knobs.target_scales is not None or knobs.target_patch_size is not None:
             raise InvalidInputError(
@@ -201,16 +195,13 @@ class StreamService:
             )
         budget = resolve_budget(
             spec,
-            1,
+            frames,
             gazing_ratio=knobs.gazing_ratio,
             task_loss_requirement=knobs.task_loss_requirement,
             max_gaze_tokens_each_frame=knobs.max_gaze_tokens,
         )
         if knobs.top_k is not None:
             budget = budget.at_least(min(knobs.top_k, spec.tokens_per_frame))
-        if len(self._budgets) >= _REMEMBERED:
-            self._budgets.clear()
-        self._budgets[key] = budget
         return budget
 
     def _open_apart(self, stream_id: StreamId) -> GazeStream | None:

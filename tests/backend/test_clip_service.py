@@ -82,8 +82,8 @@ def test_a_fault_in_one_request_leaves_the_others(stage, caller, monkeypatch):
     """Not a refused value but a fault of ours: memory that runs out, or an output that cannot be made."""
     prepare, calls = clip_service.prepare_clip, []
 
-    def faulty(model, tensors, check_tiles):
-        prepared = prepare(model, tensors, check_tiles)
+    def faulty(*arguments):
+        prepared = prepare(*arguments)
         calls.append(prepared)
         if len(calls) != 2:
             return prepared

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from autogaze_backend.instances import InstanceShare
-from autogaze_backend.limits import StreamLimits
+from autogaze_backend.limits import ClipLimits, StreamLimits
 from autogaze_client import InvalidInputError
 
 
@@ -24,6 +25,20 @@ def test_streams_are_shared_out_and_nothing_else_changes():
     assert InstanceShare().of_limits(limits) == limits
 
 
+def test_clips_are_shared_out_and_nothing_else_changes():
+    limits = ClipLimits(max_active_clips=16, max_tiles=9, max_wait_seconds=3, max_run_seconds=4)
+    assert InstanceShare(4).of_limits(limits) == replace(limits, max_active_clips=4)
+    assert InstanceShare().of_limits(limits) == limits
+
+
+def test_clips_that_cannot_be_shared_out_evenly_are_refused():
+    rule = (
+        r"max_active_clips is 16, but 3 .* AUTOGAZE_MAX_ACTIVE_CLIPS to a multiple of 3, or .*CLIP_INSTANCES"
+    )
+    with pytest.raises(InvalidInputError, match=rule):
+        InstanceShare(3).of_limits(ClipLimits(max_active_clips=16))
+
+
 @pytest.mark.parametrize("streams", [3, 6])
 def test_streams_that_cannot_be_shared_out_evenly_are_refused(streams):
     with pytest.raises(InvalidInputError, match=rf"max_streams is {streams}, but 4 .* multiple of 4"):
@@ -31,25 +46,29 @@ def test_streams_that_cannot_be_shared_out_evenly_are_refused(streams):
 
 
 def test_memory_of_the_engine_is_shared_out():
-    limits = StreamLimits(max_streams=64)
     said = {"AUTOGAZE_CACHE_GIB": "20", "AUTOGAZE_SLOTS": "600", "AUTOGAZE_ROWS": "256"}
-    assert InstanceShare(4).engine_environment(limits, said) == {
+    assert InstanceShare(4).engine_environment(64, said) == {
         "AUTOGAZE_CACHE_GIB": "5.0",
         "AUTOGAZE_SLOTS": "150",
         "AUTOGAZE_ROWS": "150",
     }
-    assert InstanceShare().engine_environment(limits, said) == {}
+    assert InstanceShare().engine_environment(64, said) == {}
 
 
 def test_an_instance_has_slots_for_all_its_streams_and_some_more():
     said = {"AUTOGAZE_SLOTS": "16"}
-    made = InstanceShare(4).engine_environment(StreamLimits(max_streams=64), said)
+    made = InstanceShare(4).engine_environment(64, said)
     assert int(made["AUTOGAZE_SLOTS"]) > 64
+
+
+def test_clips_take_turns_on_the_slots_that_are_said():
+    made = InstanceShare(4).engine_environment(0, {"AUTOGAZE_SLOTS": "16"})
+    assert made["AUTOGAZE_SLOTS"] == "4"
 
 
 def test_a_memory_that_is_no_number_is_refused():
     with pytest.raises(InvalidInputError, match="AUTOGAZE_CACHE_GIB is 'much'"):
-        InstanceShare(2).engine_environment(StreamLimits(), {"AUTOGAZE_CACHE_GIB": "much"})
+        InstanceShare(2).engine_environment(0, {"AUTOGAZE_CACHE_GIB": "much"})
 
 
 def test_processors_are_shared_out():

@@ -200,6 +200,37 @@ class Stub:
         return self.values[name, tuple(sorted({"model": "m", "version": "1", **labels}.items()))]
 
 
+def test_a_recorder_counts_what_its_series_is_told_otherwise():
+    told, recorded = Meters(), Meters()
+    rows = recorded.recorder("autogaze_batch_rows", phase="step")
+    frames = recorded.recorder("autogaze_frames_total")
+    assert recorded.samples() == [], "nothing has been counted"
+    for value, times in ((3, 1), (17, 4), (1e9, 2)):
+        rows(value, times)
+        for _ in range(times):
+            told.observe("autogaze_batch_rows", value, phase="step")
+    for amount in (1, 16):
+        frames(amount)
+        told.add("autogaze_frames_total", amount)
+    recorded.recorder("autogaze_batch_rows", phase="step")(5)
+    told.observe("autogaze_batch_rows", 5, phase="step")
+    assert recorded.samples() == told.samples() != []
+
+
+def test_a_recorder_of_what_is_not_there_is_refused():
+    meters = Meters()
+    for name, labels in (
+        ("autogaze_no_such_metric", {}),
+        ("autogaze_slots_in_use", {}),
+        ("autogaze_batch_rows", {"stage": "step"}),
+        ("autogaze_requests_total", {}),
+    ):
+        with pytest.raises(InvalidInputError, match=name):
+            meters.recorder(name, **labels)
+    with pytest.raises(InvalidInputError, match="a counter takes 0 or more"):
+        meters.recorder("autogaze_frames_total")(-1)
+
+
 def test_the_server_is_told_the_same_numbers():
     meters, stub = Meters(), Stub()
     publisher = TritonPublisher(meters, stub, {"model": "m", "version": "1"}, period=0.01)

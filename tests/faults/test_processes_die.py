@@ -37,8 +37,10 @@ def restarted(server: SupervisedServer, times: int) -> bool:
     return status.restarts == times and status.is_ready
 
 
-def test_a_stub_killed_under_load_costs_the_calls_in_flight_and_no_more(bundle, model):
-    with supervised(bundle()) as server, Users(server.url, clips=3, streams=1) as users:
+@pytest.mark.parametrize("instances", ["1", "2"])
+def test_a_stub_killed_under_load_costs_the_calls_in_flight_and_no_more(bundle, model, instances):
+    several = {"AUTOGAZE_CLIP_INSTANCES": instances}
+    with supervised(bundle(), **several) as server, Users(server.url, clips=3, streams=1) as users:
         users.wait_until_served("clip", "frame", times=2)
         killed = time.monotonic()
         signal_stub(server.server, "autogaze_generate", signal.SIGKILL)

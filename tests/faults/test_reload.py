@@ -14,11 +14,14 @@ from faults.fault_helpers import KNOBS, LONG, Users, clip, config
 pytestmark = pytest.mark.server
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.faults)])
-def test_calls_during_an_unload_finish_or_are_told_and_later_ones_are_served(bundle, model, times):
+@pytest.mark.parametrize(
+    ("times", "instances"), [(1, "1"), (1, "2"), pytest.param(5, "2", marks=pytest.mark.faults)]
+)
+def test_calls_during_an_unload_finish_or_are_told_and_later_ones_are_served(bundle, model, times, instances):
     models = ("autogaze", "autogaze_stream")
     settings = {"model_control_mode": ModelControlMode.EXPLICIT, "load_models": models}
-    with TritonServer(config(bundle(), settings=settings), on_log=lambda line: None) as server:
+    several = {"AUTOGAZE_CLIP_INSTANCES": instances}
+    with TritonServer(config(bundle(), settings=settings, **several), on_log=lambda line: None) as server:
         server.wait_until_ready(LONG)
         with (
             Users(server.url, clips=2, streams=1) as users,

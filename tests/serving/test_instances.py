@@ -38,6 +38,18 @@ def test_only_what_was_asked_for_changes_and_the_rest_is_the_repositorys_own(tmp
     assert own != theirs
 
 
+def test_clips_are_handed_out_one_at_a_time_where_several_instances_take_them(tmp_path):
+    """A batch goes to one instance whole: the other would wait beside it."""
+    shipped = (model_repository_path() / "autogaze_generate" / "config.pbtxt").read_text()
+    made = with_instances(model_repository_path(), {"autogaze_generate": 2, "autogaze_stream": 2}, tmp_path)
+    clips, streams = (
+        (made / f"autogaze_{name}" / "config.pbtxt").read_text() for name in ("generate", "stream")
+    )
+    assert ("max_batch_size: 1\n" in clips, "max_batch_size: 1\n" in shipped) == (True, False)
+    assert clips.replace("count: 2", "count: 1").replace("size: 1\n", "size: 16\n", 1) == shipped
+    assert "max_batch_size: 256\n" in streams
+
+
 def test_the_same_numbers_give_the_same_folder_and_others_another(tmp_path):
     shipped = model_repository_path()
     first = with_instances(shipped, {"autogaze_stream": 2}, tmp_path)
@@ -67,9 +79,12 @@ def test_a_folder_that_cannot_be_written_says_what_to_do(tmp_path):
 
 
 def test_the_numbers_come_from_the_environment():
-    assert instance_counts({"AUTOGAZE_STREAM_INSTANCES": "4", "AUTOGAZE_INGEST_INSTANCES": ""}) == {
-        "autogaze_stream": 4
+    said = {
+        "AUTOGAZE_CLIP_INSTANCES": "2",
+        "AUTOGAZE_STREAM_INSTANCES": "4",
+        "AUTOGAZE_INGEST_INSTANCES": "",
     }
+    assert instance_counts(said) == {"autogaze_generate": 2, "autogaze_stream": 4}
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5"])

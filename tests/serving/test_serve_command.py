@@ -72,13 +72,14 @@ def test_a_second_signal_stops_at_once(installation: TritonInstallation, echo_re
     assert wait_for(lambda: not server_processes(process.pid))
 
 
-def test_a_number_of_stream_instances_that_is_none_is_refused(
-    installation: TritonInstallation, echo_repository: Path
+@pytest.mark.parametrize("what", ["clip", "stream"])
+def test_a_number_of_instances_that_is_none_is_refused(
+    installation: TritonInstallation, echo_repository: Path, what: str
 ) -> None:
-    process = _serve(echo_repository, "--stream-instances", "none")
+    process = _serve(echo_repository, f"--{what}-instances", "none")
     _, log = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "AUTOGAZE_STREAM_INSTANCES is 'none'; it must be a whole number of at least 1" in log
+    assert f"AUTOGAZE_{what.upper()}_INSTANCES is 'none'; it must be a whole number of at least 1" in log
     assert "Traceback" not in log
 
 

@@ -28,7 +28,7 @@ class TritonPythonModel:
         share = InstanceShare.of(args)
         limits = share.of_limits(read_limits(StreamLimits, parameters))
         limits.check_sequences(*sequence_bounds(args))
-        os.environ.update(share.engine_environment(limits))
+        os.environ.update(share.engine_environment(limits.max_streams))
         loaded = GazeModel.load(find_bundle(args), **served_engine(parameters), threads=share.threads())
         model = self._observer.metered(loaded)
         model.warm_up()

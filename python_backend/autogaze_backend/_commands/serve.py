@@ -41,6 +41,12 @@ class Command:
             "(default: $AUTOGAZE_ENGINE, or the models' own, which is auto)",
         )
         parser.add_argument(
+            "--clip-instances",
+            metavar="N",
+            help="processes that serve autogaze_generate, each with its own engine and its part of the clips "
+            "(default: $AUTOGAZE_CLIP_INSTANCES, or the model's own, which is 1)",
+        )
+        parser.add_argument(
             "--stream-instances",
             metavar="N",
             help="processes that serve autogaze_stream, each with its own engine and its part of the streams "
@@ -129,6 +135,8 @@ class Command:
         environment = require_bundles(repository, args.bundle)
         if args.engine is not None:
             environment["AUTOGAZE_ENGINE"] = require_engine(args.engine)
+        if args.clip_instances is not None:
+            environment["AUTOGAZE_CLIP_INSTANCES"] = args.clip_instances
         if args.stream_instances is not None:
             environment["AUTOGAZE_STREAM_INSTANCES"] = args.stream_instances
         config = TritonServerConfig(

@@ -16,11 +16,16 @@ from autogaze_backend.serving.installation import cache_directory
 __all__ = ["INSTANCE_VARIABLES", "instance_counts", "with_instances"]
 
 INSTANCE_VARIABLES: Mapping[str, str] = {
+    "autogaze_generate": "AUTOGAZE_CLIP_INSTANCES",
     "autogaze_stream": "AUTOGAZE_STREAM_INSTANCES",
     "autogaze_ingest": "AUTOGAZE_INGEST_INSTANCES",
 }
-"""The environment variable of each model that may have several; ``autogaze_generate`` has one, for shared batches."""
+"""The environment variable of each model that may have several."""
 
+# Such a model hands its requests on and asks for the next ones. A batch would fill one instance while another is idle.
+_ONE_AT_A_TIME = frozenset({"autogaze_generate"})
+
+_BATCH = re.compile(r"^max_batch_size: \d+$", re.MULTILINE)
 _GROUP = re.compile(r"^instance_group \[ \{ kind: KIND_CPU count: (\d+) \} \]$", re.MULTILINE)
 
 
@@ -73,7 +78,10 @@ def with_instances(repository: Path, counts: Mapping[str, int], folder: Path | N
                 f"number of instances there, and {INSTANCE_VARIABLES.get(model, 'the number')} not at all"
             )
         if int(groups[0]) != count:
-            changed[model] = _GROUP.sub(f"instance_group [ {{ kind: KIND_CPU count: {count} }} ]", text)
+            text = _GROUP.sub(f"instance_group [ {{ kind: KIND_CPU count: {count} }} ]", text)
+            if count > 1 and model in _ONE_AT_A_TIME:
+                text = _BATCH.sub("max_batch_size: 1", text)
+            changed[model] = text
     if not changed:
         return repository
     repository = repository.absolute()
