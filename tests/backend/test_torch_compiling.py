@@ -171,25 +171,22 @@ ENGINE = """
     settings = TorchSettings(slots=5, rows=5, cache_gib=0.1, max_positions=4096)
     engine = TorchEngine(Bundle.load(sys.argv[1]), device="cpu", settings=settings, kernels=True)
     # As on an H100.
-    engine._ops._chained = True
+    engine._calls._ops._chained = True
     engine.preprocessing._ops = preprocessing_kernels
-    encoders = engine._encoder_buckets()
+    engine._frames._make_buffers()
     hits.clear()
     finish = compiler.finish
     reports = []
     compiler.finish = lambda device: reports.append(finish(device))
-    engine._compile(compiler, encoders)
+    engine._compile(compiler)
     report, = reports
     before = len(launched), len(hits)
     built.clear()
     # From here on a kernel that is not compiled yet is noted, and so is a launcher that must be built.
     missing = []
     knobs.runtime.jit_cache_hook = lambda **facts: missing.append(facts["fn"].name) or True
-    for rows in engine._row_buckets():
-        engine._ops.prefill(rows)
-        engine._ops.step(rows)
-    for graph in encoders.values():
-        graph.run(engine)
+    engine._calls.run()
+    engine._frames.run()
     pre, side = engine.preprocessing, engine.spec.input_size
     for height, width in ((side, side), (side + 90, side), (side, side + 33), (137, 302), (480, 640)):
         for channels in (3, 4):
