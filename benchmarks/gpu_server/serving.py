@@ -73,6 +73,19 @@ def server_settings(context: Context) -> ServerSettings:
     return context.settings
 
 
+def places(streams: int, clips: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables for at least so many streams and clips at once, which the instances can share out evenly."""
+
+    def shared(number: int, instances: str) -> str:
+        count = int(environment.get(instances) or os.environ.get(instances) or 1)
+        return str(-(-number // count) * count)
+
+    return {
+        "AUTOGAZE_MAX_STREAMS": shared(streams, "AUTOGAZE_STREAM_INSTANCES"),
+        "AUTOGAZE_MAX_ACTIVE_CLIPS": shared(clips, "AUTOGAZE_CLIP_INSTANCES"),
+    }
+
+
 @contextmanager
 def serving(context: Context, precision: str) -> Iterator[Served]:
     """The shipped repository, perf_analyzer's ensemble added, with the seeded bundle of a precision, on free ports."""
@@ -81,8 +94,7 @@ def serving(context: Context, precision: str) -> Iterator[Served]:
     environment = {
         "AUTOGAZE_BUNDLE": str(context.bundle(precision)),
         "AUTOGAZE_DEVICE": settings.device,
-        "AUTOGAZE_MAX_STREAMS": str(max(64, streams)),
-        "AUTOGAZE_MAX_ACTIVE_CLIPS": str(max(settings.concurrencies)),
+        **places(max(64, streams), max(settings.concurrencies), settings.environment),
         **settings.environment,
     }
     repository = settings.folder / "model_repository"

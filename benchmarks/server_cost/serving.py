@@ -13,7 +13,7 @@ from pathlib import Path
 from autogaze_backend.serving import TritonServer, TritonServerConfig, model_repository_path
 from autogaze_export import build
 
-from benchmarks.gpu_server.serving import cpu_seconds
+from benchmarks.gpu_server.serving import cpu_seconds, places
 
 ROOT = Path(__file__).resolve().parents[2]
 _OPEN_CHECKPOINT = ROOT / "checkpoints" / "open"
@@ -94,8 +94,7 @@ def serving(folder: Path, environment: Mapping[str, str], profile: Path | None =
     settings = {
         "AUTOGAZE_BUNDLE": str(bundle),
         "AUTOGAZE_ENGINE": "null",
-        "AUTOGAZE_MAX_STREAMS": "256",
-        "AUTOGAZE_MAX_ACTIVE_CLIPS": "64",
+        **places(256, 64, environment),
         **environment,
     }
     config = TritonServerConfig(repository, 0, 0, 0, environment=settings)

@@ -308,7 +308,7 @@ class _Answer:
         )
         response = ask.exec()
         if response.has_error():
-            raise InferenceError(response.error().message())
+            raise _failed(response.error(), utils.TritonError.UNAVAILABLE)
         refused = utils.get_output_tensor_by_name(response, REFUSAL)
         if refused is not None:
             raise _refused(refused.as_numpy())
@@ -334,6 +334,27 @@ _KINDS: dict[str, type[AutoGazeError]] = {
     "UNAVAILABLE": ServerUnavailableError,
     "CANCELLED": RequestCancelledError,
 }
+
+
+# What Triton 2.51 says, as INTERNAL, where a model that is asked is away or has too much to do.
+_AWAY = (
+    "is not healthy",
+    "is not ready",
+    "stopping to serve requests",
+    "Exceeds maximum queue size",
+    "Request timeout expired",
+    "Failed to increase the shared memory pool",
+)
+
+
+def _failed(error: Any, unavailable: Any) -> AutoGazeError:
+    """What Triton itself says of a call to another model: it is away for a while, or something broke."""
+    message = str(error.message())
+    if error.code() == unavailable or any(sign in message for sign in _AWAY):
+        return ServerUnavailableError(
+            f"autogaze_ingest cannot decode the video now: {message}; try again later, or send decoded frames"
+        )
+    return InferenceError(message)
 
 
 def _refusal(error: Exception) -> Array:

@@ -52,14 +52,14 @@ class TritonError(Exception):
 class Refusal:
     """An error as another model's response holds it."""
 
-    def __init__(self, code: str) -> None:
-        self._code = code
+    def __init__(self, code: str, message: str = "the reason") -> None:
+        self._code, self._message = code, message
 
     def code(self) -> str:
         return self._code
 
     def message(self) -> str:
-        return "the reason"
+        return self._message
 
 
 @dataclass
@@ -454,6 +454,28 @@ def test_a_model_that_cannot_be_asked_is_a_failure_of_the_server():
     )
     with pytest.raises(InferenceError, match="the reason"):
         arrived[0].decode(arrived[0].tensors["VIDEO"], None)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        # As tritonserver 2.51 was seen to say it, and by a code that comes through.
+        ("INTERNAL", "Stub process 'autogaze_ingest_0_1' is not healthy."),
+        ("INTERNAL", "Failed for execute the inference request. Model 'autogaze_ingest' is not ready."),
+        ("INTERNAL", "Error when running inference: [request id: <id_unknown>] Exceeds maximum queue size"),
+        ("UNAVAILABLE", "the reason"),
+    ],
+)
+def test_a_model_that_is_away_makes_the_request_unavailable(code, message):
+    Asking.answer = Reply(refusal=Refusal(code, message))
+    arrived = []
+    triton.ClipServer(Asking, arrived.extend, observer()).serve(
+        [Request({"VIDEO": np.zeros((1, 9), np.uint8)})]
+    )
+    with pytest.raises(ServerUnavailableError) as raised:
+        arrived[0].decode(arrived[0].tensors["VIDEO"], None)
+    assert message in str(raised.value)
+    assert "try again later" in str(raised.value)
 
 
 def arguments(tmp_path, **parameters) -> dict[str, str]:

@@ -136,6 +136,16 @@ def test_a_pod_is_a_server_with_a_gpu_probes_and_a_tight_security_context():
     assert spec["replicas"] == 1
 
 
+def test_instances_are_a_value_of_the_chart():
+    def variables(values: dict[str, Any]) -> dict[str, str]:
+        (server,) = render(values)["StatefulSet/demo"]["spec"]["template"]["spec"]["containers"]
+        return {item["name"]: item["value"] for item in server["env"] if "INSTANCES" in item["name"]}
+
+    names = ("AUTOGAZE_CLIP_INSTANCES", "AUTOGAZE_STREAM_INSTANCES")
+    assert variables({}) == dict.fromkeys(names, "1")
+    assert variables({"instances": {"clips": 2, "streams": 4}}) == dict(zip(names, ("2", "4"), strict=True))
+
+
 def test_the_autoscaler_owns_the_number_of_pods_and_asks_for_the_queue_time():
     yaml = pytest.importorskip("yaml", reason="pyyaml is not installed (extra deploy)")
     objects = render(EVERYTHING)

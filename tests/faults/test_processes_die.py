@@ -12,9 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from autogaze_backend.serving import SupervisedServer, SupervisionConfig, SupervisionState
-from autogaze_client import GazeClient, ServerUnavailableError, StreamExpired
-from faults.fault_helpers import KNOBS, LONG, Users, clip, config, eventually, serving, signal_stub
+from autogaze_client import GazeClient, ServerUnavailableError, StreamExpired, VideoWriter
+from faults.fault_helpers import (
+    KNOBS,
+    LONG,
+    Users,
+    clip,
+    config,
+    eventually,
+    metric,
+    serving,
+    signal_stub,
+)
+from tritonclient.utils import InferenceServerException
 
 pytestmark = pytest.mark.server
 
@@ -160,3 +172,31 @@ def test_the_server_itself_is_killed_again_and_again(bundle):
             eventually(lambda times=times: restarted(server, times), f"restart {times}")
         users.wait_until_served("clip", "frame", since=time.monotonic(), times=3)
     assert {type(outcome.error) for outcome in users.errors()} <= {ServerUnavailableError, StreamExpired}
+
+
+def test_a_video_whose_decoders_are_dead_is_unavailable_and_frames_are_served(bundle, tmp_path):
+    """By the status on the wire, and by our own count."""
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, fps=25) as writer:
+        for frame in clip(2):
+            writer.write(frame)
+    ask = triton.InferInput("VIDEO", [1, path.stat().st_size], "UINT8")
+    ask.set_data_from_numpy(np.frombuffer(path.read_bytes(), np.uint8)[None])
+    with serving(bundle()) as server, triton.InferenceServerClient(server.url) as raw:
+        raw.infer("autogaze", [ask])
+        for stub in server.stubs():
+            if Path(stub.model).parents[1].name == "autogaze_ingest":
+                os.kill(stub.pid, signal.SIGKILL)
+        with pytest.raises(InferenceServerException) as raised:
+            raw.infer("autogaze", [ask])
+        assert raised.value.status() == "StatusCode.UNAVAILABLE"
+        assert "autogaze_ingest cannot decode the video now" in raised.value.message()
+        with GazeClient(server.url) as client:
+            assert client.gaze(clip(2), **KNOBS).source_size.frames == 2
+        eventually(
+            lambda: metric(
+                server, "autogaze_requests_total", model="autogaze_generate", outcome="unavailable"
+            ),
+            "counted as unavailable",
+        )
+        server.kill()  # an orderly stop waits for the dead
