@@ -102,7 +102,7 @@ class DeviceQueue:
         self._lend(staging)
 
     def fetch(self, source: Tensor, finish: Callable[[NDArray[Any]], Any]) -> Ticket:
-        """Copies a contiguous tensor to the host; ``finish`` makes the ticket's result of the host's array."""
+        """Copies a contiguous tensor to the host; ``finish`` makes the ticket's result of an array of its own."""
         if not self.is_cuda:
             array = source.detach().clone().numpy()
             return Ticket(None, lambda: finish(array))
@@ -112,7 +112,8 @@ class DeviceQueue:
         event.record(self._stream)
 
         def take() -> Any:
-            result = finish(staging.view(source.shape).numpy())
+            # A copy: the next one to ask for a buffer of this size gets this one.
+            result = finish(staging.view(source.shape).numpy().copy())
             self._give(staging, None)
             return result
 

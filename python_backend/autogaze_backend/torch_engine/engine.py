@@ -415,6 +415,7 @@ class TorchEngine:
 
     def _capture(self, compiler: KernelCompiler) -> None:
         """Captures every graph, after compiling all kernels side by side."""
+        self._queue.follow()
         self._compile(compiler)
         self.preprocessing.warm_up((torch.float32,))
         captured = partial(self._captured, torch.cuda.graph_pool_handle())
@@ -431,7 +432,8 @@ class TorchEngine:
             # The decoder's kernels are being compiled while torch's libraries start up for the encoder.
             with compiler.plan():
                 self._frames.run()
-            compiler.finish(self._device)
+            # A device without a number is the current one, and that is a thread's own.
+            compiler.finish(self._queue.stream.device if self._queue.is_cuda else None)
         finally:
             compiler.close()
 

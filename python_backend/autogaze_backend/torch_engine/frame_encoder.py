@@ -18,8 +18,14 @@ from autogaze_backend.torch_engine.encoder import EncoderSteps, encode
 from autogaze_backend.torch_engine.preprocessing import DevicePreprocessing
 from autogaze_backend.torch_engine.state import Sizes, SlotState
 
-# Rows of a captured graph, by frames of its window.
+# Rows of a captured graph, by frames of its window; the last one is as large as an engine's calls may be.
 _BUCKETS = {1: (1, 4, 16, 64, 256), 16: (1, 2, 4, 8, 16)}
+
+
+def row_buckets(time: int, rows: int) -> list[int]:
+    """Rows of the graphs for windows of ``time`` frames, ascending, where a call of the engine has ``rows`` at most."""
+    most = min(rows, _BUCKETS[time][-1])
+    return [*(size for size in _BUCKETS[time] if size < most), most]
 
 
 class FrameEncoder:
@@ -36,6 +42,7 @@ class FrameEncoder:
     ) -> None:
         self._spec, self._steps, self._state, self._sizes = spec, steps, state, sizes
         self._queue, self._preprocessing = queue, preprocessing
+        self._buckets = {time: row_buckets(time, sizes.rows) for time in _BUCKETS}
         self._graphs: dict[tuple[int, int], _EncoderGraph] = {}
         if queue.is_cuda:
             self._make_buffers()
@@ -45,7 +52,7 @@ class FrameEncoder:
     ) -> None:
         """See ``ResidentEngine.encode_frames``; the current stream is the queue's."""
         padded = 1 if plans.shape[1] == 1 else self._sizes.window
-        most = _BUCKETS[padded][-1]
+        most = self._buckets[padded][-1]
         for start in range(0, len(slots), most):
             part = slice(start, start + most)
             self._encode_part(slots[part], frames[part], fresh[part], plans[part], padded)
@@ -70,15 +77,14 @@ class FrameEncoder:
 
     def _make_buffers(self) -> None:
         side, device = self._spec.input_size, self._queue.device
-        for time, buckets in _BUCKETS.items():
-            most = max(min(buckets[-1], self._sizes.rows), buckets[0])
+        for time, buckets in self._buckets.items():
+            most = buckets[-1]
             frames = torch.zeros((most, time, 3, side, side), device=device)
             header = torch.zeros(_header_size(most, time), dtype=torch.int64, device=device)
             for bucket in buckets:
-                if bucket <= most:
-                    graph = _EncoderGraph(frames[:bucket], header[: _header_size(bucket, time)])
-                    graph.indices.fill_(self._sizes.slots)
-                    self._graphs[time, bucket] = graph
+                graph = _EncoderGraph(frames[:bucket], header[: _header_size(bucket, time)])
+                graph.indices.fill_(self._sizes.slots)
+                self._graphs[time, bucket] = graph
 
     def _encode_part(
         self,
@@ -99,7 +105,7 @@ class FrameEncoder:
                 torch.as_tensor(plans, device=device),
             )
             return
-        bucket = next(size for size in _BUCKETS[padded] if size >= len(slots))
+        bucket = next(size for size in self._buckets[padded] if size >= len(slots))
         graph = self._graphs[padded, bucket]
         header = self._queue.staging(graph.header.numel(), torch.int64)
         indices, planned = _header_views(header, bucket, padded)
