@@ -7,6 +7,7 @@ import json
 import re
 import threading
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -297,7 +298,16 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard(client, watched,
         with urllib.request.urlopen(url, timeout=10) as answer:
             return json.load(answer)["data"]["result"]
 
+    def ready() -> bool:
+        # It listens before it has opened its database, and refuses every question until then.
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=10):
+                return True
+        except urllib.error.HTTPError:
+            return False
+
     with running(command, port, tmp_path / "log"):
+        assert eventually(ready)
         # A rate needs a value before and after.
         assert eventually(lambda: bool(ask("autogaze_frames_total")))
         for _ in range(2):
