@@ -10,7 +10,7 @@
 #   AUTOGAZE_BUILD_ARGS  further arguments of 'autogaze build', separated by spaces
 #   AUTOGAZE_VOLUME      where bundles and downloads are kept (default: /var/lib/autogaze)
 #   AUTOGAZE_REPOSITORY  a model repository of your own (default: the shipped one)
-#   AUTOGAZE_STREAM_INSTANCES, AUTOGAZE_INGEST_INSTANCES
+#   AUTOGAZE_CLIP_INSTANCES, AUTOGAZE_STREAM_INSTANCES, AUTOGAZE_INGEST_INSTANCES
 #                        processes of a model (default: 1 and 2)
 #   TRITONSERVER         the server's binary (default: tritonserver on PATH)
 set -eu
