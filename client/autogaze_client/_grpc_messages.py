@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ from autogaze_client.statistics import ModelStatistics
 __all__ = [
     "REGISTER_SECONDS",
     "ServerAddress",
+    "is_late",
     "known_already",
     "lost_regions",
     "model_statistics",
@@ -74,6 +76,11 @@ class ServerAddress:
 
 def _path(path: object) -> str | None:
     return None if path is None else str(path)
+
+
+def is_late(started: float, timeout: float | None) -> bool:
+    """Whether a call that began at ``started`` (``time.monotonic()``) has had its time."""
+    return timeout is not None and time.monotonic() - started >= timeout
 
 
 def server_timeout(seconds: float | None) -> int | None:
@@ -141,8 +148,15 @@ _SERVER_LACKS = {
 _STREAM_LOST = ("has expired", "must specify the START flag")
 
 
-def translate_error(error: Exception, url: str) -> AutoGazeError:
-    """The exception for one of tritonclient's, by its gRPC status code."""
+def translate_error(error: Exception, url: str, *, late: bool = False) -> AutoGazeError:
+    """The exception for one of tritonclient's, by its gRPC status code.
+
+    Args:
+        error: of tritonclient.
+        url: of the server.
+        late: whether the caller's time is over. The server stops its work then, too, and what it says of that may
+            come before gRPC's own deadline does, as UNAVAILABLE: Triton's errors know no deadline.
+    """
     code = str(error.status()) if isinstance(error, InferenceServerException) else ""
     kind, remedy = _REMEDIES.get(code.removeprefix("StatusCode."), (InferenceError, "; see the server's log"))
     message = error.message() if isinstance(error, InferenceServerException) else str(error)
@@ -151,6 +165,8 @@ def translate_error(error: Exception, url: str) -> AutoGazeError:
             kind, remedy = ServerUnavailableError, advice
     if any(sign in str(message) for sign in _STREAM_LOST):
         kind, remedy = StreamExpired, "; start it again, or open it with restart=True"
+    if late and kind is ServerUnavailableError:
+        kind, remedy = _REMEDIES["DEADLINE_EXCEEDED"]
     return kind(f"{url}: {message or code or type(error).__name__}{remedy}")
 
 

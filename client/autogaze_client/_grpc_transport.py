@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ from tritonclient.utils import InferenceServerException
 from autogaze_client._grpc_messages import (
     REGISTER_SECONDS,
     ServerAddress,
+    is_late,
     known_already,
     lost_regions,
     model_statistics,
@@ -54,7 +56,7 @@ class GrpcTransport:
         Raises:
             AutoGazeError: the child that fits the gRPC status.
         """
-        names = list(outputs)
+        names, started = list(outputs), time.monotonic()
         try:
             try:
                 result = self._send(model, inputs, names, timeout, call)
@@ -71,7 +73,7 @@ class GrpcTransport:
                     self._memory.disable(again)
                     result = self._send(model, inputs, names, timeout, call)
         except InferenceServerException as error:
-            raise translate_error(error, self._address.url) from error
+            raise translate_error(error, self._address.url, late=is_late(started, timeout)) from error
         return read_response(result, names)
 
     def _send(
@@ -191,7 +193,7 @@ class AsyncGrpcTransport:
         Raises:
             AutoGazeError: the child that fits the gRPC status.
         """
-        names = list(outputs)
+        names, started = list(outputs), time.monotonic()
         try:
             try:
                 result = await self._send(model, inputs, names, timeout, call)
@@ -208,7 +210,7 @@ class AsyncGrpcTransport:
                     self._memory.disable(again)
                     result = await self._send(model, inputs, names, timeout, call)
         except InferenceServerException as error:
-            raise translate_error(error, self._address.url) from error
+            raise translate_error(error, self._address.url, late=is_late(started, timeout)) from error
         return read_response(result, names)
 
     async def _send(

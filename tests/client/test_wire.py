@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from autogaze_client import (
     ServerUnavailableError,
     SourceSize,
 )
-from autogaze_client._grpc_messages import request_inputs, translate_error
+from autogaze_client._grpc_messages import is_late, request_inputs, translate_error
 from autogaze_client._wire import OUTPUTS, GazeOptions, clip_tensors, decode_result, video_tensors
 from client_helpers import generated_for, response_for
 from tritonclient.grpc import InferResult, service_pb2
@@ -255,6 +256,20 @@ def test_a_call_that_the_server_gave_up_at_its_deadline_is_late_and_no_lost_serv
     error = translate_error(said, "host:1")
     assert type(error) is DeadlineExceededError
     assert "timeout=" in str(error)
+
+
+def test_a_server_that_stopped_when_the_callers_time_was_over_was_not_away():
+    """Both ends watch the same deadline, and either may be first."""
+    said = InferenceServerException(
+        "the 1.5 s that the caller allowed were over", status="StatusCode.UNAVAILABLE"
+    )
+    assert type(translate_error(said, "host:1")) is ServerUnavailableError
+    assert type(translate_error(said, "host:1", late=True)) is DeadlineExceededError
+    wrong = InferenceServerException("ratio is 7", status="StatusCode.INVALID_ARGUMENT")
+    assert type(translate_error(wrong, "host:1", late=True)) is InvalidInputError
+    assert not is_late(time.monotonic(), 1.0)
+    assert not is_late(0.0, None)
+    assert is_late(time.monotonic() - 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
