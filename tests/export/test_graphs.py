@@ -87,6 +87,16 @@ def test_the_torch_model_reproduces_a_recorded_run(layout, seeded_checkpoint, go
     np.testing.assert_allclose(outputs[6].reshape(1, -1).numpy(), case.expected["first_logits"], atol=1e-3)
 
 
+def test_a_choice_between_equals_may_differ_and_no_other():
+    from autogaze_export.validation import tied_rows
+
+    logits = np.zeros((4, 2, 5), np.float32)
+    logits[:, :, 1], logits[:, :, 2], logits[:, :, 3] = 3.0, 3.0 - 1e-6, 2.0
+    expected = np.full((4, 2), 1)
+    found = np.array([[1, 1], [2, 3], [3, 1], [5, 1]])
+    assert tied_rows(found, expected, logits).tolist() == [False, True, False, False]
+
+
 def test_export_traces_another_architecture_that_builds_and_runs(tmp_path, seeded_checkpoint):
     """Two encoder blocks and two layers: nothing like it is shipped."""
     from autogaze_backend import GazeModel
