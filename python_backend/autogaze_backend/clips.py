@@ -15,7 +15,7 @@ from autogaze_client.result import GazeResult, GazeTimings, SourceSize
 from numpy.typing import NDArray
 
 from autogaze_backend.adaptation import resolve_target_scales
-from autogaze_backend.budgets import Budget, resolve_budget
+from autogaze_backend.budgets import Budget
 from autogaze_backend.generation import FrameTokens
 from autogaze_backend.model import GazeModel
 from autogaze_backend.outputs import assemble
@@ -74,16 +74,7 @@ def read_plan(spec: ModelSpec, frames: int, tensors: Mapping[str, Array]) -> Cli
         InvalidInputError: knobs break a rule.
     """
     knobs = Knobs.from_tensors(tensors)
-    budget = resolve_budget(
-        spec,
-        frames,
-        gazing_ratio=knobs.gazing_ratio,
-        task_loss_requirement=knobs.task_loss_requirement,
-        max_gaze_tokens_each_frame=knobs.max_gaze_tokens,
-    )
-    if knobs.top_k is not None:
-        budget = budget.at_least(min(knobs.top_k, spec.tokens_per_frame))
-    return ClipPlan(budget, knobs.mode, knobs.target_scales, knobs.target_patch_size)
+    return ClipPlan(knobs.budget(spec, frames), knobs.mode, knobs.target_scales, knobs.target_patch_size)
 
 
 def prepare_clip(

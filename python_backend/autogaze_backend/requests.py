@@ -13,6 +13,9 @@ from autogaze_client.knobs import check_top_k
 from autogaze_client.modes import AutoGazeInferenceMode
 from numpy.typing import NDArray
 
+from autogaze_backend.budgets import Budget, resolve_budget
+from autogaze_backend.spec import ModelSpec
+
 Array = NDArray[Any]
 
 UNSET = -1
@@ -48,6 +51,23 @@ class Knobs:
     top_k: int | None = None
     target_scales: tuple[int, ...] | None = None
     target_patch_size: int | None = None
+
+    def budget(self, spec: ModelSpec, frames: int) -> Budget:
+        """The limits that they ask for a clip of so many frames.
+
+        Raises:
+            InvalidInputError: a knob breaks a rule of ``resolve_budget``.
+        """
+        budget = resolve_budget(
+            spec,
+            frames,
+            gazing_ratio=self.gazing_ratio,
+            task_loss_requirement=self.task_loss_requirement,
+            max_gaze_tokens_each_frame=self.max_gaze_tokens,
+        )
+        if self.top_k is None:
+            return budget
+        return budget.at_least(min(self.top_k, spec.tokens_per_frame))
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Array]) -> Knobs:

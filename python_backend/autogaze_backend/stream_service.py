@@ -10,7 +10,7 @@ import numpy as np
 from autogaze_client._errors import AutoGazeError, InvalidInputError, ServerUnavailableError
 from numpy.typing import NDArray
 
-from autogaze_backend.budgets import Budget, resolve_budget
+from autogaze_backend.budgets import Budget
 from autogaze_backend.callers import Caller
 from autogaze_backend.canary import CanaryLimits, EngineCanary
 from autogaze_backend.limits import IngestLimits, StreamLimits
@@ -187,22 +187,13 @@ class StreamService:
 
     def _read_budget(self, frames: int, tensors: Mapping[str, Array]) -> Budget:
         """The budget that the knobs of a request mean."""
-        spec, knobs = self._model.spec, Knobs.from_tensors(tensors)
+        knobs = Knobs.from_tensors(tensors)
         if knobs.mode.is_tiled or knobs.target_scales is not None or knobs.target_patch_size is not None:
             raise InvalidInputError(
                 f"MODE is {knobs.mode.code} and TARGET_SCALES {knobs.target_scales}; a stream runs in mode 0 (resize) "
                 "without target scales; send clips to 'autogaze' for others"
             )
-        budget = resolve_budget(
-            spec,
-            frames,
-            gazing_ratio=knobs.gazing_ratio,
-            task_loss_requirement=knobs.task_loss_requirement,
-            max_gaze_tokens_each_frame=knobs.max_gaze_tokens,
-        )
-        if knobs.top_k is not None:
-            budget = budget.at_least(min(knobs.top_k, spec.tokens_per_frame))
-        return budget
+        return knobs.budget(self._model.spec, frames)
 
     def _open_apart(self, stream_id: StreamId) -> GazeStream | None:
         """A stream of one frame, which takes no place and so evicts none; None where the engine has no slot left."""

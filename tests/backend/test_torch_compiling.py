@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from backend.torch_kernel_names import DECODER, ENCODER
+
 pytest.importorskip("torch", reason="the torch engine needs the extra 'torch'")
 triton = pytest.importorskip("triton", reason="needs triton; pip install --no-deps triton==3.6.0")
 
@@ -203,19 +205,6 @@ ENGINE = """
         cause=report.cause,
     )
 """
-
-DECODER = {
-    "open_frame_kernel",
-    "open_step_kernel",
-    "qkv_kernel",
-    "attention_kernel",
-    "out_kernel",
-    "gate_up_kernel",
-    "down_kernel",
-    "heads_kernel",
-    "select_kernel",
-}
-ENCODER = {"patch_kernel", "convolution_kernel", "project_kernel"}
 
 
 def test_no_call_of_an_engine_finds_a_kernel_that_is_not_compiled(run, bundle):

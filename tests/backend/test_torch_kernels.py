@@ -18,6 +18,8 @@ from autogaze_backend.resident import frame_plans
 from autogaze_backend.spec import ModelSpec
 from autogaze_export.binding import weight_shapes
 
+from backend.torch_kernel_names import DECODER, ENCODER
+
 torch = pytest.importorskip("torch", reason="the torch engine needs the extra 'torch'")
 triton = pytest.importorskip("triton", reason="needs triton; pip install --no-deps triton==3.6.0")
 
@@ -352,20 +354,7 @@ VARIANTS = {
     "A100-large-fast": "[(torch.float16, 80, False)]",
     "H100-large-fast": "[(torch.float16, 90, False)]",
 }
-KERNELS = {
-    "open_frame_kernel",
-    "open_step_kernel",
-    "qkv_kernel",
-    "attention_kernel",
-    "out_kernel",
-    "gate_up_kernel",
-    "down_kernel",
-    "heads_kernel",
-    "select_kernel",
-    "patch_kernel",
-    "convolution_kernel",
-    "project_kernel",
-}
+KERNELS = DECODER | ENCODER
 
 
 @pytest.mark.parametrize(

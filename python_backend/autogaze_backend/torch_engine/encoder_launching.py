@@ -65,10 +65,8 @@ class TritonSteps(TorchSteps):
         spec, weights = self._spec, self._weights
         batch, frames = x.shape[:2]
         y = torch.empty_like(x)
-        tokens, columns = (32 if batch * frames <= _FEW_FRAMES else 64), 64
-        convolution_kernel[
-            (triton.cdiv(batch * frames * spec.vision_tokens, tokens), spec.hidden_size // columns)
-        ](
+        grid, tiling = self._tiling(batch * frames)
+        convolution_kernel[grid](
             x,
             states[:, index],
             rows,
@@ -83,12 +81,7 @@ class TritonSteps(TorchSteps):
             WIDTH=spec.hidden_size,
             TIME=spec.temporal_kernel,
             SPACE=spec.spatial_kernel,
-            TOKENS=tokens,
-            SHARED=64,
-            COLUMNS=columns,
-            PARTS=self._parts,
-            num_warps=4,
-            num_stages=3,
+            **tiling,
         )
         return y
 
@@ -96,10 +89,8 @@ class TritonSteps(TorchSteps):
         """See ``EncoderSteps.project``."""
         spec, weights = self._spec, self._weights
         batch, frames = x.shape[:2]
-        tokens, columns = (32 if batch * frames <= _FEW_FRAMES else 64), 64
-        project_kernel[
-            (triton.cdiv(batch * frames * spec.vision_tokens, tokens), spec.hidden_size // columns)
-        ](
+        grid, tiling = self._tiling(batch * frames)
+        project_kernel[grid](
             x,
             weights.proj_parts,
             weights.proj_bias,
@@ -111,10 +102,21 @@ class TritonSteps(TorchSteps):
             vision.shape[1],
             GRID=spec.vision_grid,
             WIDTH=spec.hidden_size,
-            TOKENS=tokens,
-            SHARED=64,
-            COLUMNS=columns,
-            PARTS=self._parts,
-            num_warps=4,
-            num_stages=3,
+            **tiling,
         )
+
+    def _tiling(self, frames: int) -> tuple[tuple[int, int], dict[str, int]]:
+        """The grid over tokens and columns of so many frames, and the options of its programs."""
+        tokens, columns = (32 if frames <= _FEW_FRAMES else 64), 64
+        grid = (
+            triton.cdiv(frames * self._spec.vision_tokens, tokens),
+            self._spec.hidden_size // columns,
+        )
+        return grid, {
+            "TOKENS": tokens,
+            "SHARED": 64,
+            "COLUMNS": columns,
+            "PARTS": self._parts,
+            "num_warps": 4,
+            "num_stages": 3,
+        }
