@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autogaze_backend.torch_engine.waiting import wait_until
+
 # Calls that the host may be ahead of the device; enough to hide the host, few enough that a new row joins soon.
 _AHEAD = 6
 
@@ -26,8 +28,7 @@ class Ticket:
 
     def wait(self) -> Any:
         """Waits for the copy, and its result."""
-        if self._event is not None:
-            self._event.synchronize()
+        wait_until(self.ready)
         return self._finish()
 
 
@@ -78,7 +79,7 @@ class DeviceQueue:
         if self._stream is None:
             return
         event = self._calls.popleft() if len(self._calls) == _AHEAD else torch.cuda.Event()
-        event.synchronize()
+        wait_until(event.query)
         event.record(self._stream)
         self._calls.append(event)
 

@@ -90,8 +90,8 @@ def patch_kernel(
     """``x[f, p] = layer_norm(bias + pixels of patch p of frame f @ weight)``.
 
     ``pixels`` are float32 ``[frames, 3, side, side]``, ``weight`` is ``[parts, 3·PATCH², WIDTH_PAD]``, zeros beyond
-    ``WIDTH``. Pixels count with all their bits even where the weights have one part: what a float16 pixel loses is
-    the largest error of the whole encoder, since all that follows depends on it.
+    ``WIDTH``. That pixels count with all their bits matters: what a float16 pixel loses is the largest error of the
+    whole encoder, since all that follows depends on it.
     """
     side: tl.constexpr = GRID * PATCH
     depth: tl.constexpr = 3 * PATCH * PATCH
@@ -111,9 +111,6 @@ def patch_kernel(
         values = tl.load(pixels + corner[:, None] + offset[None, :], mask=real[:, None], other=0.0)
         w = weight + k[:, None] * WIDTH_PAD + n[None, :]
         total, low = product(values, w, depth * WIDTH_PAD, total, low, PARTS)
-        if PARTS == 1:
-            rest = (values - values.to(tl.float16).to(tl.float32)).to(tl.float16)
-            total = tl.dot(rest, tl.load(w), total)
     inside = n < WIDTH
     total = joined(total, low, PARTS) + tl.load(bias + n, mask=inside, other=0.0)[None, :]
     # Columns beyond the width are zeros.

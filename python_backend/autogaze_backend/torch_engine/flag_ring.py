@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from autogaze_backend.torch_engine.waiting import wait_until
 
 # Calls whose flags are kept; a power of two, and more than the host is ever ahead.
 CALLS = 32
@@ -66,14 +66,8 @@ class FlagsOfCall:
         Raises:
             RuntimeError: the flags were overwritten by those of later calls, or what the device reports.
         """
-        deadline: Any = None
-        while not self.ready():
-            now = time.monotonic()
-            deadline = deadline or now + _PATIENCE_SECONDS
-            if now > deadline:
-                self._settle()
-                if not self.ready():
-                    raise RuntimeError(f"the flags of call {self._call} of the engine are lost")
-            # Other threads may run meanwhile.
-            time.sleep(0)
+        if not wait_until(self.ready, _PATIENCE_SECONDS):
+            self._settle()
+            if not self.ready():
+                raise RuntimeError(f"the flags of call {self._call} of the engine are lost")
         return (self._line & 1).astype(np.bool_)

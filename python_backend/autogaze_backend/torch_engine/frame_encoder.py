@@ -19,7 +19,7 @@ from autogaze_backend.torch_engine.preprocessing import DevicePreprocessing
 from autogaze_backend.torch_engine.state import Sizes, SlotState
 
 # Rows of a captured graph, by frames of its window; the last one is as large as an engine's calls may be.
-_BUCKETS = {1: (1, 4, 16, 64, 256), 16: (1, 2, 4, 8, 16)}
+_BUCKETS = {1: (1, 4, 16, 32, 64, 128, 256), 16: (1, 2, 4, 8, 16)}
 
 
 def row_buckets(time: int, rows: int) -> list[int]:

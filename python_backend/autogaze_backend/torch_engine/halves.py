@@ -44,10 +44,15 @@ def after_previous(CHAINED: tl.constexpr):
 
 @triton.jit
 def product(values, weight, plane, total, low, PARTS: tl.constexpr):
-    """Adds ``values @ weight`` to the sums; ``weight`` points at the first part, ``plane`` elements before the next."""
+    """Adds ``values @ weight`` to the sums; ``weight`` points at the first part, ``plane`` elements before the next.
+
+    Float32 values keep their bits with a weight of one part, too: what float16 leaves of them is large enough for it.
+    """
     w = tl.load(weight)
     high_values = values.to(tl.float16)
     total = tl.dot(high_values, w, total)
+    if PARTS == 1 and values.dtype == tl.float32:
+        total = tl.dot((values - high_values.to(tl.float32)).to(tl.float16), w, total)
     if PARTS == 2:
         w_low = tl.load(weight + plane)
         low_values = ((values - high_values.to(tl.float32)) * 2048.0).to(tl.float16)

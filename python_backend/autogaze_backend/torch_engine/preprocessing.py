@@ -22,6 +22,7 @@ from autogaze_backend.preprocessing import (
     shortest_edge_size,
 )
 from autogaze_backend.tiling import TileLayout
+from autogaze_backend.torch_engine.host_copies import copy_clips
 from autogaze_backend.torch_engine.pillow_resize import resize_pass, resize_plan
 
 Tensor = Any  # torch.Tensor, which is not there where types are checked.
@@ -30,11 +31,6 @@ _LOG = logging.getLogger("autogaze")
 
 # Frame sizes whose tables stay on the device.
 _SIZES = 64
-
-
-# From this many bytes on, a copy is shared out to torch's threads. They wait for each other, which takes far longer
-# than the copy where there are more processes than cores.
-_SHARED_COPY = 32 << 20
 
 
 class DevicePreprocessing:
@@ -121,14 +117,7 @@ class DevicePreprocessing:
         staging = torch.empty(
             (sum(map(len, clips)), *shapes[0]), dtype=torch.uint8, pin_memory=self.device.type == "cuda"
         )
-        start = 0
-        for clip in clips:
-            part = staging[start : start + len(clip)]
-            start += len(clip)
-            if clip.nbytes >= _SHARED_COPY and clip.flags.writeable and clip.flags.c_contiguous:
-                part.copy_(torch.from_numpy(clip))
-            else:
-                np.copyto(part.numpy(), clip)
+        copy_clips(clips, staging.numpy())
         return staging.to(self.device, non_blocking=True)
 
     def clip(

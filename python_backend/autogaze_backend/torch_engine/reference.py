@@ -70,7 +70,7 @@ class ReferenceOps:
             scores = (query.float() @ keys.transpose(1, 2)) * spec.head_dim**-0.5
             shares = scores.masked_fill(~causal, float("-inf")).softmax(-1)
             mixed = (shares @ values).transpose(0, 1).flatten(1)
-            x = x + mixed.to(kind).float() @ layer.out.float()
+            x = x + mixed @ layer.out.float()
             gate, up = (self._normed(x) @ layer.gate_up.float()).split(spec.intermediate_size, dim=-1)
             x = x + (torch.nn.functional.silu(gate) * up).to(kind).float() @ layer.down.float()
         self._work.logits[row] = self._normed(x[-1:])[0] @ weights.heads

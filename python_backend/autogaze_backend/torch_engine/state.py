@@ -119,6 +119,7 @@ class Work:
         flags: int32 ``[rows]``, whether the row's frame goes on.
         ring: the same, where the host sees it.
         x: float32 ``[tokens, C]``, the residual.
+        mixed: likewise, what attention found.
         last: float32 ``[rows, C]``, that of the read-out tokens in the last layer.
         logits: float32 ``[rows, stride]``: K·V logits, K losses.
     """
@@ -143,7 +144,7 @@ class Work:
         self.last = zeros(rows, width)
         self.cos, self.sin = (zeros(tokens, spec.head_dim // 2) for _ in range(2))
         self.query = zeros(tokens, width, kind=dtype)
-        self.mixed = zeros(tokens, width, kind=dtype)
+        self.mixed = zeros(tokens, width)
         self.hidden = zeros(tokens, spec.intermediate_size, kind=dtype)
         self.logits = zeros(rows, stride)
 

@@ -1,0 +1,56 @@
+"""Copies of frames into pinned memory by a few threads: one core copies far slower than the device takes it up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Threads that copy, the caller's included. On 16 cores one thread copied 6.6 GB/s, two 14.6, four 18.8; several
+# instances may copy at once.
+_THREADS = 4
+
+# A thread's share is no smaller, so that the copy is longer than it takes to ask for it.
+_SHARE = 2 << 20
+
+
+def copy_clips(clips: Sequence[NDArray[np.uint8]], target: NDArray[np.uint8]) -> None:
+    """Copies clips ``[T, ...]`` one after another to ``target``, ``[ΣT, ...]``."""
+    shares = min(_THREADS, len(os.sched_getaffinity(0)), target.nbytes // _SHARE)
+    if shares < 2:
+        _copy(_pieces(clips, target))
+        return
+    pieces = list(_pieces(clips, target))
+    cut = [len(pieces) * share // shares for share in range(shares + 1)]
+    others = [_pool().submit(_copy, pieces[start:end]) for start, end in zip(cut[1:], cut[2:], strict=False)]
+    _copy(pieces[: cut[1]])
+    for other in others:
+        other.result()
+
+
+def _pieces(
+    clips: Sequence[NDArray[np.uint8]], target: NDArray[np.uint8]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """Where from and where to, in pieces of a share or a frame at most."""
+    start = 0
+    for clip in clips:
+        step = max(1, _SHARE // max(1, clip[0].nbytes))
+        for first in range(0, len(clip), step):
+            frames = clip[first : first + step]
+            yield frames, target[start + first : start + first + len(frames)]
+        start += len(clip)
+
+
+def _copy(pieces: Any) -> None:
+    for source, target in pieces:
+        np.copyto(target, source)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_THREADS - 1, thread_name_prefix="autogaze-copy")
