@@ -12,6 +12,7 @@
 #   AUTOGAZE_REPOSITORY  a model repository of your own (default: the shipped one)
 #   AUTOGAZE_CLIP_INSTANCES, AUTOGAZE_STREAM_INSTANCES, AUTOGAZE_INGEST_INSTANCES
 #                        processes of a model (default: 1 and 2)
+#   AUTOGAZE_MPS         1: these processes use the GPU side by side (NVIDIA's Multi-Process Service), not in turns
 #   TRITONSERVER         the server's binary (default: tritonserver on PATH)
 set -eu
 
@@ -114,6 +115,14 @@ from autogaze_backend.serving.instances import instance_counts, with_instances
 named = os.environ.get("AUTOGAZE_REPOSITORY")
 print(with_instances(Path(named) if named else model_repository_path(), instance_counts()))') ||
     fail "the model repository cannot be used; the reason is above"
+
+if [ "${AUTOGAZE_MPS:-0}" = 1 ]; then
+    export CUDA_MPS_PIPE_DIRECTORY="${CUDA_MPS_PIPE_DIRECTORY:-/tmp/autogaze-mps}"
+    export CUDA_MPS_LOG_DIRECTORY="${CUDA_MPS_LOG_DIRECTORY:-/tmp/autogaze-mps}"
+    mkdir -p "$CUDA_MPS_PIPE_DIRECTORY" "$CUDA_MPS_LOG_DIRECTORY"
+    # It ends with the container.
+    nvidia-cuda-mps-control -d || fail "AUTOGAZE_MPS is 1, but nvidia-cuda-mps-control does not start; the reason is above"
+fi
 
 say "serving $repository${AUTOGAZE_BUNDLE:+ with $AUTOGAZE_BUNDLE}"
 # The server takes this process's place, so that it gets the container's signals.

@@ -8,8 +8,9 @@ from typing import Any
 
 from autogaze_client._errors import AutoGazeError, DeadlineExceededError, RequestCancelledError
 
-# Asking Triton takes about 30 µs, a tenth of an engine's step on a GPU, so the answer is good for this long.
-ASK_SECONDS = 0.02
+# The question goes to the server's process and back: 30 to 100 µs, as long as a frame of a stream takes, so the answer
+# is good for this long. With many requests in flight, to ask each of them often would take the core that serves them.
+ASK_SECONDS = 0.1
 
 
 class Caller:

@@ -25,6 +25,9 @@ _SHARED: dict[type, tuple[str, str]] = {
 _SPARE_SLOTS = 8
 # What the torch engine takes on a GPU where nothing is said: slots, and a share of the free memory.
 _GPU_SLOTS, _GPU_SHARE = 512, 4
+# Milliseconds that an instance's waits for the GPU take a core where nothing is said: little, since it has to wait for
+# the others' work, too.
+_AWAKE_MS = "0.2"
 _GPU_NODES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg")
 
 
@@ -65,7 +68,7 @@ class InstanceShare:
         return None if self.count == 1 else max(1, len(os.sched_getaffinity(0)) // self.count)
 
     def engine_environment(self, streams: int = 0, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-        """The variables of the torch engine's memory, shared out; nothing where there is one instance.
+        """The variables of the torch engine, shared out; nothing where there is one instance.
 
         An instance sees what the GPU has free when it starts, which is never more than before the first one did. So
         whatever the order, the instances of a model take a quarter of that at most where nothing is said.
@@ -79,7 +82,7 @@ class InstanceShare:
         """
         if self.count == 1:
             return {}
-        made: dict[str, str] = {}
+        made = {"AUTOGAZE_AWAKE_MS": environ.get("AUTOGAZE_AWAKE_MS", _AWAKE_MS)}
         cache = _number(environ, "AUTOGAZE_CACHE_GIB")
         on_gpu = any(Path(node).exists() for node in _GPU_NODES)
         if cache is None and on_gpu:

@@ -177,7 +177,7 @@ class StreamServer:
         """Answers a batch of requests, each on its own: one that fails does not touch the others."""
         began = self._clock()
         # What came while the last batch ran has waited that long. Whether its caller has gone in a shorter time is not
-        # worth asking for, since the question takes 30 µs and goes to the server.
+        # worth asking for: the question goes to the server and takes as long as a frame.
         waited = self._last >= ASK_SECONDS or len(requests) >= self._max_batch
         parsed = [_stream_request(request, waited) for request in requests]
         batch = [item for item in parsed if not isinstance(item, Exception)]
@@ -204,7 +204,7 @@ def _stream_request(request: Any, waited: bool) -> StreamRequest | Exception:
     try:
         flags, caller = request.flags(), None
         if waited or request.timeout():
-            caller = Caller.of(request)
+            caller = Caller.of(request, fresh=not waited)
         return StreamRequest(
             request.correlation_id(),
             bool(flags & _SEQUENCE_START),

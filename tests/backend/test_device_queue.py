@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch", reason="the torch engine needs the extra 't
 from autogaze_backend.torch_engine.device_queue import DeviceQueue  # noqa: E402
 from autogaze_backend.torch_engine.engine import TorchEngine  # noqa: E402
 from autogaze_backend.torch_engine.frame_encoder import row_buckets  # noqa: E402
+from autogaze_backend.torch_engine.waiting import Waiting  # noqa: E402
 
 
 class Event:
@@ -75,3 +77,22 @@ def test_every_number_of_rows_has_a_graph(time, rows):
     assert buckets == sorted(set(buckets))
     assert buckets[-1] == min(rows, 256 if time == 1 else 16)
     assert buckets[0] == 1
+
+
+@pytest.mark.parametrize("awake", [0.0, 10.0], ids=["in naps", "awake"])
+def test_a_wait_ends_when_the_device_is_ready(awake):
+    answers = iter([False] * 20 + [True])
+    assert Waiting(awake).until(lambda: next(answers)) is True
+    assert next(answers, None) is None, "nothing is asked once it is ready"
+
+
+def test_a_wait_of_limited_patience_says_that_it_ended_before():
+    assert Waiting().until(lambda: False, seconds=0.01) is False
+    assert Waiting().until(lambda: True, seconds=0.0) is True
+
+
+def test_a_long_wait_leaves_the_core_to_others():
+    started = time.monotonic()
+    used = time.process_time()
+    Waiting(awake_seconds=0.01).until(lambda: time.monotonic() - started > 0.5)
+    assert time.process_time() - used < 0.25

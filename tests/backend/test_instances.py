@@ -51,8 +51,14 @@ def test_memory_of_the_engine_is_shared_out():
         "AUTOGAZE_CACHE_GIB": "5.0",
         "AUTOGAZE_SLOTS": "150",
         "AUTOGAZE_ROWS": "150",
+        "AUTOGAZE_AWAKE_MS": "0.2",
     }
     assert InstanceShare().engine_environment(64, said) == {}
+
+
+def test_what_is_said_of_waiting_holds_for_every_instance():
+    made = InstanceShare(2).engine_environment(0, {"AUTOGAZE_AWAKE_MS": "1.5"})
+    assert made["AUTOGAZE_AWAKE_MS"] == "1.5"
 
 
 def test_an_instance_has_slots_for_all_its_streams_and_some_more():

@@ -16,7 +16,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def test_settings_are_read_from_the_environment(monkeypatch):
-    for name in ("AUTOGAZE_SLOTS", "AUTOGAZE_ROWS", "AUTOGAZE_CACHE_GIB"):
+    for name in ("AUTOGAZE_SLOTS", "AUTOGAZE_ROWS", "AUTOGAZE_CACHE_GIB", "AUTOGAZE_AWAKE_MS"):
         monkeypatch.delenv(name, raising=False)
     assert TorchSettings.from_environment(CUDA) == TorchSettings()
     assert TorchSettings.from_environment(CPU) == TorchSettings(slots=64, rows=64)
@@ -24,7 +24,8 @@ def test_settings_are_read_from_the_environment(monkeypatch):
     assert TorchSettings.from_environment(CUDA) == TorchSettings(slots=24, rows=24)
     monkeypatch.setenv("AUTOGAZE_ROWS", "8")
     monkeypatch.setenv("AUTOGAZE_CACHE_GIB", "1.5")
-    assert TorchSettings.from_environment(CPU) == TorchSettings(slots=24, rows=8, cache_gib=1.5)
+    monkeypatch.setenv("AUTOGAZE_AWAKE_MS", "0.2")
+    assert TorchSettings.from_environment(CPU) == TorchSettings(slots=24, rows=8, cache_gib=1.5, awake_ms=0.2)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,7 @@ def test_settings_are_read_from_the_environment(monkeypatch):
         ("AUTOGAZE_CACHE_GIB", "-1"),
         ("AUTOGAZE_CACHE_GIB", "nan"),
         ("AUTOGAZE_CACHE_GIB", "inf"),
+        ("AUTOGAZE_AWAKE_MS", "0"),
     ],
 )
 def test_other_values_are_refused(name, value, monkeypatch):

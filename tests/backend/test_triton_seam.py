@@ -325,11 +325,17 @@ def test_a_failure_of_all_frames_answers_everyone():
 
 
 @pytest.mark.parametrize(
-    ("took", "batch", "microseconds", "callers"),
-    [(0.001, 1, 0, 0), (0.001, 1, 5_000_000, 1), (0.5, 1, 0, 1), (0.001, 2, 0, 2)],
-    ids=["fresh", "with a deadline", "after a long batch", "of a full batch"],
+    ("took", "batch", "microseconds", "callers", "asked"),
+    [
+        (0.001, 1, 0, 0, 0),
+        (0.03, 1, 5_000_000, 1, 0),
+        (0.5, 1, 0, 1, 1),
+        (0.5, 1, 5_000_000, 1, 1),
+        (0.001, 2, 0, 2, 2),
+    ],
+    ids=["fresh", "with a deadline", "after a long batch", "both", "of a full batch"],
 )
-def test_callers_of_frames_are_asked_for_where_they_may_have_gone(took, batch, microseconds, callers):
+def test_callers_of_frames_are_asked_for_where_they_may_have_gone(took, batch, microseconds, callers, asked):
     now = [0.0]
     seen = []
 
@@ -343,7 +349,10 @@ def test_callers_of_frames_are_asked_for_where_they_may_have_gone(took, batch, m
     requests = [frame(index, microseconds=microseconds) for index in range(batch)]
     server.serve(requests)
     assert [item.caller for item in seen[0]] == [None], "nothing can have waited for the first batch"
-    assert sum(item.caller is not None for item in seen[1]) == callers
+    waiting = [item.caller for item in seen[1] if item.caller is not None]
+    assert len(waiting) == callers
+    assert [caller.lost() for caller in waiting] == [None] * callers
+    assert sum(request.asked for request in requests) == asked
 
 
 @pytest.mark.parametrize(

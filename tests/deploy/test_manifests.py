@@ -146,6 +146,12 @@ def test_instances_are_a_value_of_the_chart():
     assert variables({"instances": {"clips": 2, "streams": 4}}) == dict(zip(names, ("2", "4"), strict=True))
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_multi_process_service_is_a_value_of_the_chart(wanted):
+    (server,) = render({"mps": wanted})["StatefulSet/demo"]["spec"]["template"]["spec"]["containers"]
+    assert ({"name": "AUTOGAZE_MPS", "value": "1"} in server["env"]) == wanted
+
+
 def test_the_autoscaler_owns_the_number_of_pods_and_asks_for_the_queue_time():
     yaml = pytest.importorskip("yaml", reason="pyyaml is not installed (extra deploy)")
     objects = render(EVERYTHING)

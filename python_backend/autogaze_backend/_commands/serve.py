@@ -53,6 +53,11 @@ class Command:
             "(default: $AUTOGAZE_STREAM_INSTANCES, or the model's own, which is 1)",
         )
         parser.add_argument(
+            "--mps",
+            action="store_true",
+            help="let these processes use the GPU side by side (NVIDIA's Multi-Process Service, started for this server)",
+        )
+        parser.add_argument(
             "--model-repository", type=Path, metavar="DIR", help="model repository (default: the shipped one)"
         )
         parser.add_argument("--http-port", type=int, default=8000, metavar="PORT", help="0: a free one")
@@ -139,17 +144,6 @@ class Command:
             environment["AUTOGAZE_CLIP_INSTANCES"] = args.clip_instances
         if args.stream_instances is not None:
             environment["AUTOGAZE_STREAM_INSTANCES"] = args.stream_instances
-        config = TritonServerConfig(
-            repository,
-            http_port=args.http_port,
-            grpc_port=args.grpc_port,
-            metrics_port=args.metrics_port,
-            host=args.host,
-            environment=environment,
-            log_verbose=1 if args.verbose else 0,
-            tls=_tls(args),
-            restricted=tuple(RestrictedProtocols.parse(text) for text in args.restrict),
-        )
         supervision = SupervisionConfig(
             port=args.supervisor_port,
             canary_interval=args.canary_seconds,
@@ -158,7 +152,18 @@ class Command:
             ready_timeout=args.ready_timeout,
         )
         configure_logging()
-        with _stop_signals():
+        with _stop_signals(), _shared_gpu(args.mps) as shared:
+            config = TritonServerConfig(
+                repository,
+                http_port=args.http_port,
+                grpc_port=args.grpc_port,
+                metrics_port=args.metrics_port,
+                host=args.host,
+                environment={**environment, **shared},
+                log_verbose=1 if args.verbose else 0,
+                tls=_tls(args),
+                restricted=tuple(RestrictedProtocols.parse(text) for text in args.restrict),
+            )
             server = SupervisedServer(
                 config,
                 supervision,
@@ -203,6 +208,18 @@ def _tls(args: argparse.Namespace) -> ServerTLS | None:
             f"{' and '.join(given)} alone is not TLS: pass --tls-cert and --tls-key, and --tls-ca for mutual TLS"
         )
     return ServerTLS(args.tls_cert, args.tls_key, args.tls_ca)
+
+
+@contextmanager
+def _shared_gpu(wanted: bool) -> Iterator[dict[str, str]]:
+    """Runs the Multi-Process Service where it is wanted; yields what the server's processes must know of it."""
+    if not wanted:
+        yield {}
+        return
+    from autogaze_backend.serving import MultiProcessService
+
+    with MultiProcessService() as service:
+        yield service.environment
 
 
 @contextmanager

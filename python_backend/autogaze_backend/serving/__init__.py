@@ -13,6 +13,7 @@ from autogaze_backend.serving.errors import ServerFetchError, ServerStartError, 
 from autogaze_backend.serving.fetching import ensure_installation
 from autogaze_backend.serving.host import HostFacts, require_supported_host
 from autogaze_backend.serving.installation import TritonInstallation, cache_directory, find_installation
+from autogaze_backend.serving.mps import MultiProcessService
 from autogaze_backend.serving.repository import model_repository_path, require_bundle, require_bundles
 from autogaze_backend.serving.security import RestrictedProtocols, ServerTLS
 from autogaze_backend.serving.server import TritonServer
@@ -22,6 +23,7 @@ from autogaze_backend.serving.supervision_config import SupervisionConfig, Super
 __all__ = [
     "HostFacts",
     "ModelControlMode",
+    "MultiProcessService",
     "RestrictedProtocols",
     "ServerFetchError",
     "ServerStartError",

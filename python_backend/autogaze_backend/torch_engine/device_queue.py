@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autogaze_backend.torch_engine.waiting import wait_until
+from autogaze_backend.torch_engine.waiting import Waiting
 
 # Calls that the host may be ahead of the device; enough to hide the host, few enough that a new row joins soon.
 _AHEAD = 6
@@ -19,8 +19,8 @@ _AHEAD = 6
 class Ticket:
     """A copy from the device that is under way, and what to make of it."""
 
-    def __init__(self, event: Any, finish: Callable[[], Any]) -> None:
-        self._event, self._finish = event, finish
+    def __init__(self, event: Any, finish: Callable[[], Any], waiting: Waiting) -> None:
+        self._event, self._finish, self._waiting = event, finish, waiting
 
     def ready(self) -> bool:
         """Whether ``wait`` returns at once."""
@@ -28,15 +28,21 @@ class Ticket:
 
     def wait(self) -> Any:
         """Waits for the copy, and its result."""
-        wait_until(self.ready)
+        self._waiting.until(self.ready)
         return self._finish()
 
 
 class DeviceQueue:
-    """A stream of one device; on a CPU everything happens at once."""
+    """A stream of one device; on a CPU everything happens at once.
 
-    def __init__(self, device: torch.device) -> None:
+    Attributes:
+        device: whose queue it is.
+        waiting: how the host waits for it.
+    """
+
+    def __init__(self, device: torch.device, waiting: Waiting | None = None) -> None:
         self.device = device
+        self.waiting = waiting or Waiting()
         self.is_cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self.is_cuda else None
         self._calls: deque[Any] = deque()
@@ -79,7 +85,7 @@ class DeviceQueue:
         if self._stream is None:
             return
         event = self._calls.popleft() if len(self._calls) == _AHEAD else torch.cuda.Event()
-        wait_until(event.query)
+        self.waiting.until(event.query)
         event.record(self._stream)
         self._calls.append(event)
 
@@ -106,7 +112,7 @@ class DeviceQueue:
         """Copies a contiguous tensor to the host; ``finish`` makes the ticket's result of an array of its own."""
         if not self.is_cuda:
             array = source.detach().clone().numpy()
-            return Ticket(None, lambda: finish(array))
+            return Ticket(None, lambda: finish(array), self.waiting)
         staging = self.staging(source.numel(), source.dtype)
         staging.copy_(source.reshape(-1), non_blocking=True)
         event = torch.cuda.Event()
@@ -118,7 +124,7 @@ class DeviceQueue:
             self._give(staging, None)
             return result
 
-        return Ticket(event, take)
+        return Ticket(event, take, self.waiting)
 
     def _lend(self, staging: Tensor) -> None:
         if not self.is_cuda:

@@ -27,6 +27,7 @@ from autogaze_backend.torch_engine.pages import PAGE, PageTable
 from autogaze_backend.torch_engine.preprocessing import DevicePreprocessing
 from autogaze_backend.torch_engine.reference import ReferenceOps
 from autogaze_backend.torch_engine.state import Sizes, SlotState, Work
+from autogaze_backend.torch_engine.waiting import Waiting
 from autogaze_backend.torch_engine.weights import decoder_weights, encoder_weights, precision_dtype
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class TorchEngine:
         settings = settings or TorchSettings.from_environment(self._device)
         self._spec = spec = bundle.spec
         self._dtype = precision_dtype(bundle.precision)
-        self._queue = DeviceQueue(self._device)
+        self._queue = DeviceQueue(self._device, Waiting(settings.awake_ms / 1e3))
         pages = cache_pages(spec, settings, self._device, self._dtype)
         self._sizes = Sizes(
             settings.slots,
@@ -203,7 +204,7 @@ class TorchEngine:
     def flags(self, rows: int) -> FlagsTicket:
         """See ``ResidentEngine.flags``."""
         if self._kernels:
-            return self._work.ring.last(rows, self._queue.settle)
+            return self._work.ring.last(rows, self._queue)
         with self._queue:
             return self._queue.fetch(self._work.flags[:rows], lambda flags: flags.astype(np.bool_))
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autogaze_backend.torch_engine.waiting import wait_until
+from autogaze_backend.torch_engine.device_queue import DeviceQueue
 
 # Calls whose flags are kept; a power of two, and more than the host is ever ahead.
 CALLS = 32
@@ -40,21 +38,21 @@ class FlagRing:
         """Notes that calls were enqueued."""
         self._call = (self._call + calls) & CALL_MASK
 
-    def last(self, rows: int, settle: Callable[[], None]) -> FlagsOfCall:
+    def last(self, rows: int, queue: DeviceQueue) -> FlagsOfCall:
         """The flags of the call that was enqueued last.
 
         Args:
             rows: of the call.
-            settle: waits for everything that was enqueued, and raises what went wrong.
+            queue: where it was enqueued.
         """
-        return FlagsOfCall(self._array[self._call % CALLS, :rows], self._call, settle)
+        return FlagsOfCall(self._array[self._call % CALLS, :rows], self._call, queue)
 
 
 class FlagsOfCall:
     """A ``FlagsTicket``."""
 
-    def __init__(self, line: NDArray[np.int32], call: int, settle: Callable[[], None]) -> None:
-        self._line, self._call, self._settle = line, call, settle
+    def __init__(self, line: NDArray[np.int32], call: int, queue: DeviceQueue) -> None:
+        self._line, self._call, self._queue = line, call, queue
 
     def ready(self) -> bool:
         """Whether ``wait`` returns at once."""
@@ -66,8 +64,8 @@ class FlagsOfCall:
         Raises:
             RuntimeError: the flags were overwritten by those of later calls, or what the device reports.
         """
-        if not wait_until(self.ready, _PATIENCE_SECONDS):
-            self._settle()
+        if not self._queue.waiting.until(self.ready, _PATIENCE_SECONDS):
+            self._queue.settle()
             if not self.ready():
                 raise RuntimeError(f"the flags of call {self._call} of the engine are lost")
         return (self._line & 1).astype(np.bool_)

@@ -25,16 +25,18 @@ class TorchSettings:
         cache_gib: memory of the cached keys and values; None takes a quarter of what the device has free, or
             1 GiB on a CPU.
         max_positions: cached positions of one row at most.
+        awake_ms: milliseconds that a wait for the device takes a core, before it naps.
     """
 
     slots: int = 512
     rows: int = 256
     cache_gib: float | None = None
     max_positions: int = 131072
+    awake_ms: float = 2.0
 
     @classmethod
     def from_environment(cls, device: torch.device) -> TorchSettings:
-        """Reads AUTOGAZE_SLOTS, AUTOGAZE_ROWS and AUTOGAZE_CACHE_GIB.
+        """Reads AUTOGAZE_SLOTS, AUTOGAZE_ROWS, AUTOGAZE_CACHE_GIB and AUTOGAZE_AWAKE_MS.
 
         Raises:
             InvalidInputError: one of them is no positive number.
@@ -47,7 +49,8 @@ class TorchSettings:
                 f"AUTOGAZE_ROWS is {rows}, more than the {slots} slots; lower it or raise AUTOGAZE_SLOTS"
             )
         cache = _number("AUTOGAZE_CACHE_GIB", None, float)
-        return cls(slots=slots, rows=rows, cache_gib=cache)
+        awake = _number("AUTOGAZE_AWAKE_MS", default.awake_ms, float)
+        return cls(slots=slots, rows=rows, cache_gib=cache, awake_ms=awake)
 
 
 def _number(name: str, default: Any, kind: Callable[[str], Any]) -> Any:
