@@ -64,24 +64,28 @@ class EngineEntry(Protocol):
         """Opens it."""
 
 
+# Distributions that bring the module ``onnxruntime``.
+_ONNX_RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+
+
 class OnnxRuntimeEntry:
-    """ONNX Runtime on the CPU."""
+    """ONNX Runtime on the CPU, or on a GPU that is named."""
 
     def fits(self, bundle: Bundle, device: Device) -> AutoGazeError | None:
         """See ``EngineEntry.fits``."""
-        if not device.allows_cpu:
-            return InvalidInputError(
-                f"device is {device.name!r}, but onnxruntime runs on the CPU in this version; pass 'cpu' or 'auto'"
-            )
         if bundle.engine != "onnxruntime":
             return InvalidInputError(
                 f"{bundle.path} was built for engine {bundle.engine!r} and holds no graphs"
             )
-        try:
-            metadata.version("onnxruntime")
-        except metadata.PackageNotFoundError:
+        installed = [name for name in _ONNX_RUNTIMES if _is_installed(name)]
+        if not installed:
             missing = ImportError("onnxruntime", name="onnxruntime")
             return MissingExtraError.for_extra("the ONNX Runtime engine", "server", missing)
+        if not device.allows_cpu and "onnxruntime-gpu" not in installed:
+            return InvalidInputError(
+                f"device is {device.name!r}, but the installed onnxruntime runs on the CPU only; pass 'cpu' or 'auto', "
+                "or install onnxruntime-gpu in its place"
+            )
         return None
 
     def open(self, bundle: Bundle, device: Device, threads: int | None) -> Opened:
@@ -90,10 +94,10 @@ class OnnxRuntimeEntry:
             from autogaze_backend.onnxruntime_engine import OnnxRuntimeEngine
         except ImportError as error:
             raise MissingExtraError.for_extra("the ONNX Runtime engine", "server", error) from error
-        opened = OnnxRuntimeEngine(bundle, threads=threads)
-        return Opened(
-            opened, EngineInfo("onnxruntime", bundle.precision, metadata.version("onnxruntime"), "cpu")
-        )
+        gpu = None if device.allows_cpu else device.index
+        opened = OnnxRuntimeEngine(bundle, threads=threads, gpu=gpu)
+        where = "cpu" if gpu is None else device.gpu
+        return Opened(opened, EngineInfo("onnxruntime", bundle.precision, opened.version, where))
 
 
 class TensorRtEntry:
@@ -307,3 +311,11 @@ def _max_rows() -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise InvalidInputError(f"AUTOGAZE_MAX_ROWS is {text!r}; it must be an integer of at least 1")
     return int(text)
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine: IO binding, with cache buffers shared between a graph's input and output."""
+"""The ONNX Runtime engine: IO binding, with a cache that is a graph's input and output at once."""
 
 from __future__ import annotations
 
@@ -7,108 +7,62 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from autogaze_client._errors import CheckpointError, InvalidInputError
-from numpy.typing import DTypeLike, NDArray
+from autogaze_client._errors import CheckpointError, InvalidInputError, ServerUnavailableError
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from autogaze_backend.bundle import Bundle
 from autogaze_backend.engine import Floats, GroupResult, Integers, Limits
 from autogaze_backend.graphs import Phase, cache_names
+from autogaze_backend.onnxruntime_cache import DeviceCache, HostCache
 from autogaze_backend.rotary import rotary_cos_sin
 from autogaze_backend.spec import ModelSpec
 
 Array = NDArray[Any]
 
-# Attention costs the whole buffer whatever the length, so the buffer follows the length closely; it
-# grows by at least a quarter, so that a clip rearranges its cache every few frames, not at every one.
-_BLOCK = 128
-_GROWTH = 4
-
 # Buffers of finished clips that are kept: fresh memory costs more, in page faults, than it holds.
 _SPARES = 2
+
+_CUDA = "CUDAExecutionProvider"
 
 # What the host reads of a call, in the order of binding.
 _RECORD = ("ids", "count", "finished", "confidences", "losses", "logits", "new_chosen")
 
 
-class OnnxRuntimeCache:
-    """A slot's keys and values as ``[1, heads, capacity, head_dim]`` arrays, two a layer, keys first.
-
-    An array is the head of a flat buffer that may be larger: growing rearranges in place as long as it
-    fits, so that memory is not touched anew for every frame.
-    """
-
-    def __init__(self, spec: ModelSpec, dtype: DTypeLike, buffers: list[Array] | None = None) -> None:
-        self._shape = (1, spec.num_heads, 0, spec.head_dim)
-        self._dtype = dtype
-        self._flat = buffers or [np.zeros(0, dtype) for _ in range(2 * spec.num_layers)]
-        self.values: list[Any] = []
-        self.chosen = np.zeros((1, spec.vocab_size), np.bool_)
-
-    @property
-    def capacity(self) -> int:
-        """Positions that it holds."""
-        return self._shape[2]
-
-    def take_buffers(self) -> list[Array]:
-        """Gives the buffers away; the cache cannot be used any more. What they hold is finite."""
-        buffers, self._flat, self.values = self._flat, [], []
-        return buffers
-
-    @property
-    def arrays(self) -> list[Array]:
-        """The keys and values, views of the buffers."""
-        size = int(np.prod(self._shape))
-        return [flat[:size].reshape(self._shape) for flat in self._flat]
-
-    def reserve(self, positions: int) -> None:
-        """Grows the arrays to hold ``positions``; what they hold is kept."""
-        _, heads, old, width = self._shape
-        if positions <= old:
-            return
-        wanted = max(positions, old + old // _GROWTH)
-        capacity = -(-wanted // _BLOCK) * _BLOCK
-        size = heads * capacity * width
-        for index, flat in enumerate(self._flat):
-            if flat.size < size:
-                # What lies beyond a row's length is masked, but must be finite: new memory is zeroed.
-                grown = np.zeros(max(size, flat.size * 5 // 4), self._dtype)
-                grown[: flat.size] = flat
-                self._flat[index] = flat = grown
-            # Each head's block moves to a higher place: the last first, so that none is overwritten.
-            blocks = flat[:size].reshape(heads, capacity * width)
-            for head in range(heads - 1, 0, -1):
-                blocks[head, : old * width] = flat[head * old * width : (head + 1) * old * width]
-        self._shape = (1, heads, capacity, width)
-        self.values = [ort.OrtValue.ortvalue_from_numpy(array) for array in self.arrays]
-
-
 class OnnxRuntimeEngine:
-    """Runs a bundle's graphs with ONNX Runtime on the CPU."""
+    """Runs a bundle's graphs with ONNX Runtime, on the CPU or on an NVIDIA GPU."""
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, gpu: int | None = None) -> None:
         """Opens the graphs.
 
         Args:
             bundle: one that was built for "onnxruntime".
             threads: threads an operator may use; None lets ONNX Runtime take the physical cores.
+            gpu: the GPU's number; None runs on the CPU.
 
         Raises:
             InvalidInputError: the bundle is for another engine.
+            ServerUnavailableError: ONNX Runtime cannot use the GPU.
         """
         if bundle.engine != "onnxruntime":
             raise InvalidInputError(
                 f"{bundle.path} was built for engine {bundle.engine!r}, not 'onnxruntime'"
             )
         self._spec = bundle.spec
+        self._gpu = gpu
+        if gpu is not None:
+            if _CUDA not in ort.get_available_providers():
+                raise self._no_gpu()
+            # CUDA's libraries may be Python packages, which the system's loader does not find.
+            ort.preload_dlls()
         # ONNX Runtime refers to these arrays: they must live as long as the sessions.
         self._weights = load_file(bundle.weights)
         self._sessions = {phase: self._open(bundle, phase, threads) for phase in Phase}
         self._caches = cache_names(bundle.spec)
         types = {item.name: item.type for item in self._sessions[Phase.STEP].get_inputs()}
         self._cache_dtype = np.float16 if types[self._caches[0]] == "tensor(float16)" else np.float32
-        self._slots: dict[int, OnnxRuntimeCache] = {}
-        self._spares: list[list[Array]] = []
+        self._slots: dict[int, HostCache | DeviceCache] = {}
+        self._spares: list[Any] = []
 
     @property
     def spec(self) -> ModelSpec:
@@ -116,8 +70,13 @@ class OnnxRuntimeEngine:
         return self._spec
 
     @property
+    def version(self) -> str:
+        """Of ONNX Runtime."""
+        return str(ort.__version__)
+
+    @property
     def preferred_rows(self) -> int:
-        """One: on a CPU, rows batched cost what they cost apart."""
+        """One: rows run one after another."""
         return 1
 
     @property
@@ -140,14 +99,29 @@ class OnnxRuntimeEngine:
         values = [ort.OrtValue.ortvalue_from_numpy(self._weights[name]) for name in names]
         options.add_external_initializers(names, values)
         graph = bundle.graphs[phase].read_bytes()
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if self._gpu is not None:
+            # Float32 stays float32.
+            providers.insert(0, (_CUDA, {"device_id": self._gpu, "use_tf32": "0"}))
         try:
-            return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(graph, options, providers=providers)
         except Exception as error:
             # ONNX Runtime's errors share no base of their own.
             raise CheckpointError(
                 f"{bundle.graphs[phase]} cannot be loaded by ONNX Runtime {ort.__version__} ({error}); build it again "
                 f"with `autogaze build CHECKPOINT {bundle.path}`"
             ) from error
+        if self._gpu is not None and session.get_providers()[0] != _CUDA:
+            # It would go on without, on the CPU.
+            raise self._no_gpu()
+        return session
+
+    def _no_gpu(self) -> ServerUnavailableError:
+        return ServerUnavailableError(
+            f"ONNX Runtime {ort.__version__} cannot use cuda:{self._gpu}: install onnxruntime-gpu in place of "
+            "onnxruntime, with the CUDA and cuDNN libraries that it was built for "
+            "(pip install 'onnxruntime-gpu[cuda,cudnn]'), or serve with another engine or device"
+        )
 
     @property
     def encoder_state_shape(self) -> tuple[int, ...]:
@@ -171,10 +145,13 @@ class OnnxRuntimeEngine:
     def open_slot(self) -> int:
         """See ``Engine.open_slot``."""
         slot = next(index for index in itertools.count() if index not in self._slots)
-        self._slots[slot] = OnnxRuntimeCache(
-            self._spec, self._cache_dtype, self._spares.pop() if self._spares else None
-        )
+        self._slots[slot] = self._new_cache(self._spares.pop() if self._spares else None)
         return slot
+
+    def _new_cache(self, spare: Any) -> HostCache | DeviceCache:
+        if self._gpu is None:
+            return HostCache(self._spec, self._cache_dtype, spare)
+        return DeviceCache(self._spec, self._cache_dtype, "cuda", self._gpu, spare)
 
     def close_slot(self, slot: int) -> None:
         """See ``Engine.close_slot``."""
@@ -230,8 +207,7 @@ class OnnxRuntimeEngine:
 
     def move(self, slot: int, source: Integers, destination: Integers) -> None:
         """See ``Engine.move``."""
-        for array in self._slots[slot].arrays:
-            array[0][:, destination] = array[0][:, source]
+        self._slots[slot].move(source, destination)
 
     def close(self) -> None:
         """See ``Engine.close``."""
@@ -249,7 +225,7 @@ class OnnxRuntimeEngine:
         limits: Limits,
         row: int,
     ) -> GroupResult:
-        """Runs one row: on a CPU, rows batched cost what they cost apart (decision 5)."""
+        """Runs one row: on a CPU, rows batched cost what they cost apart (decision 5), and a GPU has better engines."""
         cache = self._slots[slot]
         cache.reserve(length + tokens)
         binding = self._sessions[phase].io_binding()

@@ -10,7 +10,13 @@ from autogaze_backend.torch_engine import host_copies
 @pytest.mark.parametrize("cores", [1, 2, 3, 16])
 @pytest.mark.parametrize(
     ("clips", "shape"),
-    [(1, (1, 8, 8, 3)), (1, (5, 600, 800, 3)), (40, (1, 224, 224, 3)), (7, (3, 512, 512, 4)), (1, (2, 2048, 2048, 3))],
+    [
+        (1, (1, 8, 8, 3)),
+        (1, (5, 600, 800, 3)),
+        (40, (1, 224, 224, 3)),
+        (7, (3, 512, 512, 4)),
+        (1, (2, 2048, 2048, 3)),
+    ],
     ids=["small", "one clip", "frames of streams", "clips", "large frames"],
 )
 def test_every_byte_arrives_whoever_copies_it(monkeypatch, cores, clips, shape):

@@ -46,18 +46,26 @@ def test_it_starts_before_and_ends_after(tmp_path, monkeypatch):
 
 def test_why_it_does_not_start_is_told(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, status=3)
-    with pytest.raises(ServerStartError, match=r"(?s)-d.* status 3.*another service has the GPU"), MultiProcessService():
+    with (
+        pytest.raises(ServerStartError, match=r"(?s)-d.* status 3.*another service has the GPU"),
+        MultiProcessService(),
+    ):
         pass
 
 
 def test_a_machine_without_it_is_told_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ServerStartError, match=r"nvidia-cuda-mps-control.*not on PATH.*without --mps"), MultiProcessService():
+    with (
+        pytest.raises(ServerStartError, match=r"nvidia-cuda-mps-control.*not on PATH.*without --mps"),
+        MultiProcessService(),
+    ):
         pass
 
 
 @pytest.mark.server
-def test_a_server_and_its_processes_use_it(tmp_path, monkeypatch, installation: TritonInstallation, echo_repository: Path):
+def test_a_server_and_its_processes_use_it(
+    tmp_path, monkeypatch, installation: TritonInstallation, echo_repository: Path
+):
     log = install(tmp_path, monkeypatch)
     bundle = tmp_path / "bundle"
     bundle.mkdir()
@@ -68,7 +76,9 @@ def test_a_server_and_its_processes_use_it(tmp_path, monkeypatch, installation: 
     url = _wait_until_ready(process)
     (started,) = log.read_text().splitlines()
     variable = f"CUDA_MPS_PIPE_DIRECTORY={started.split()[-1]}".encode()
-    stubs = [pid for pid in server_processes(process.pid) if b"stub" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    stubs = [
+        pid for pid in server_processes(process.pid) if b"stub" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
     assert stubs
     assert all(variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in stubs)
     assert double(url, [1.0]) == [2.0]

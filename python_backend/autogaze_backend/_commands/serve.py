@@ -55,7 +55,7 @@ class Command:
         parser.add_argument(
             "--mps",
             action="store_true",
-            help="let these processes use the GPU side by side (NVIDIA's Multi-Process Service, started for this server)",
+            help="let these processes use the GPU side by side, not in turns (NVIDIA's Multi-Process Service)",
         )
         parser.add_argument(
             "--model-repository", type=Path, metavar="DIR", help="model repository (default: the shipped one)"

@@ -42,8 +42,8 @@ class MultiProcessService:
         control = shutil.which(_CONTROL)
         if control is None:
             raise ServerStartError(
-                f"--mps needs {_CONTROL}, which is not on PATH: install the NVIDIA driver's compute utilities, or serve "
-                "without --mps"
+                f"--mps needs {_CONTROL}, which is not on PATH: install the NVIDIA driver's compute utilities, or "
+                "serve without --mps"
             )
         self._control = control
         self._folder = Path(tempfile.mkdtemp(prefix="autogaze-mps-"))

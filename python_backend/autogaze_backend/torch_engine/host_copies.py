@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def copy_clips(clips: Sequence[NDArray[np.uint8]], target: NDArray[np.uint8]) ->
         return
     pieces = list(_pieces(clips, target))
     cut = [len(pieces) * share // shares for share in range(shares + 1)]
-    others = [_pool().submit(_copy, pieces[start:end]) for start, end in zip(cut[1:], cut[2:], strict=False)]
+    others = [_pool().submit(_copy, pieces[start:end]) for start, end in pairwise(cut[1:])]
     _copy(pieces[: cut[1]])
     for other in others:
         other.result()
