@@ -12,7 +12,10 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+
+from autogaze_backend.serving import MultiProcessService
 
 from benchmarks.gpu.context import FULL, TINY
 from benchmarks.gpu.record import Record
@@ -28,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_server", description=__doc__)
     add_common_arguments(parser, PLAN, Path("build/bench/gpu_server"))
     parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="of the server")
+    parser.add_argument("--mps", action="store_true", help="the server's processes use the GPU side by side")
     parser.add_argument("--concurrency", default="1,2,4,8,16,32,64", help="default: %(default)s")
     parser.add_argument("--cameras", default="64,128,256", help="streams at once (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each number of cameras")
@@ -38,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     environment = dict(entry.split("=", 1) for entry in args.env)
     record = Record(args.out / "gpu_server.json", PLAN.chosen(args.only, parser), "gpu_server")
-    with tempfile.TemporaryDirectory(prefix="autogaze-bench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="autogaze-bench-") as scratch, ExitStack() as stack:
+        if args.mps:
+            environment |= stack.enter_context(MultiProcessService()).environment
         settings = ServerSettings(
             device=args.device,
             engine=args.engine or default_engine(args.device),
