@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -29,7 +29,11 @@ def copy_clips(clips: Sequence[NDArray[np.uint8]], target: NDArray[np.uint8]) ->
     pieces = list(_pieces(clips, target))
     cut = [len(pieces) * share // shares for share in range(shares + 1)]
     others = [_pool().submit(_copy, pieces[start:end]) for start, end in pairwise(cut[1:])]
-    _copy(pieces[: cut[1]])
+    try:
+        _copy(pieces[: cut[1]])
+    finally:
+        # Whatever happens, nobody writes to the target any more.
+        wait(others)
     for other in others:
         other.result()
 
