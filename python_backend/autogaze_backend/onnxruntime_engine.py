@@ -52,7 +52,7 @@ class OnnxRuntimeEngine:
             )
         self._spec = bundle.spec
         self._gpu = gpu
-        # On the CPU the mask costs a tenth of a clip's time (decision 58).
+        # On the CPU the mask costs a tenth of a clip's time.
         graphs = bundle.graphs if gpu is None else bundle.gpu_graphs()
         if gpu is not None:
             if _CUDA not in ort.get_available_providers():
