@@ -257,6 +257,29 @@ def test_where_plans_cannot_be_built_auto_serves_without_and_says_so(tmp_path):
     assert "SERVER" not in refused.stdout
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_multi_process_service_starts_before_the_server_where_it_is_wanted(tmp_path, status):
+    """A recorder in its place, since it needs a GPU."""
+    control, pipes = tmp_path / "tools" / "nvidia-cuda-mps-control", tmp_path / "pipes"
+    control.parent.mkdir()
+    control.write_text(f'#!/bin/sh\necho "MPS $* in $CUDA_MPS_PIPE_DIRECTORY"\nexit {status}\n')
+    control.chmod(0o755)
+    environment = {
+        "AUTOGAZE_BUNDLE": "/somewhere/bundle",
+        "PATH": f"{control.parent}:{BINARIES}:{os.environ['PATH']}",
+        "CUDA_MPS_PIPE_DIRECTORY": str(pipes),
+        "CUDA_MPS_LOG_DIRECTORY": str(pipes),
+    }
+    assert "MPS" not in run(tmp_path, environment).stdout
+    done = run(tmp_path, {**environment, "AUTOGAZE_MPS": "1"})
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"MPS -d in {pipes}"
+    assert pipes.is_dir()
+    assert done.returncode == status
+    assert bool(lines[1:]) == (status == 0)
+    assert ("nvidia-cuda-mps-control does not start" in done.stderr) == bool(status)
+
+
 def test_without_a_server_it_says_so(tmp_path):
     done = run(tmp_path, {"TRITONSERVER": str(tmp_path / "nothing")})
     assert (done.returncode, "set TRITONSERVER" in done.stderr) == (1, True)
