@@ -13,7 +13,7 @@ from release.project import NAME, requirements, version
 PACKAGES = ("autogaze_client", "autogaze_backend", "autogaze_export")
 _MODELS = ("autogaze", "autogaze_generate", "autogaze_ingest", "autogaze_stream")
 _CHECKPOINT = ("config.json", "model.safetensors", "preprocessor_config.json", "MODEL_CARD.md")
-_PHASES = ("encoder", "prefill", "step")
+_GRAPHS = ("encoder", "prefill", "prefill.masked", "step", "step.masked")
 
 # Never in what is published, whatever the working tree holds.
 _UNWANTED = re.compile(
@@ -41,7 +41,7 @@ def wheel_problems(path: Path) -> list[str]:
     for name in names:
         if name.endswith("/encoder.onnx"):
             folder = name.removesuffix("/encoder.onnx")
-            found += [f"it lacks {folder}/{p}.onnx" for p in _PHASES if f"{folder}/{p}.onnx" not in names]
+            found += [f"it lacks {folder}/{g}.onnx" for g in _GRAPHS if f"{folder}/{g}.onnx" not in names]
     if path.stat().st_size > _MAX_WHEEL:
         found.append(f"it has {path.stat().st_size} bytes, over {_MAX_WHEEL}: something large slipped in")
     if metadata["Version"] != version() or metadata["License-Expression"] != "Apache-2.0":

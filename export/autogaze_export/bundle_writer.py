@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from autogaze_backend.bundle import FORMAT, MANIFEST_FILE, Bundle, file_sha256
-from autogaze_backend.graphs import WEIGHTS_LOCATION, Phase
+from autogaze_backend.graphs import MASKED_PHASES, WEIGHTS_LOCATION, Phase
 from autogaze_backend.plans import PLANS_FOLDER, Agreement, EngineKind
 from autogaze_backend.preprocessing import PreprocessingConfig
 from autogaze_client._errors import AutoGazeError, CheckpointError, InvalidInputError, MissingExtraError
@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from autogaze_export.binding import bind_weights
 from autogaze_export.checkpoint import CONFIG_FILE, Checkpoint, load_checkpoint
-from autogaze_export.graphs import SHIPPED, traced_graph
+from autogaze_export.graphs import SHIPPED, masked_graph, traced_graph
 from autogaze_export.storage import no_room_told
 
 if TYPE_CHECKING:
@@ -95,9 +95,11 @@ def build(
         _write_folder(out, loaded, {}, precision)
         return out
     traced = {phase: traced_graph(loaded.spec, phase, graphs or SHIPPED) for phase in Phase}
-    if not all(path.is_file() for path in traced.values()):
+    needed = [*traced.values(), *_masked(traced).values()]
+    if absent := [path.name for path in needed if not path.is_file()]:
         raise CheckpointError(
-            f"the graphs of architecture {loaded.spec.graph_name} are not in {graphs or 'this package'}; trace "
+            f"the graphs {', '.join(absent)} of architecture {loaded.spec.graph_name} are not in "
+            f"{graphs or 'this package'}; trace "
             f"them with `autogaze export {checkpoint} DIR` (pip install 'autogaze-triton[export]') and pass graphs=DIR "
             "(`autogaze build --graphs DIR`)"
         )
@@ -177,9 +179,15 @@ def _replaceable(out: Path) -> bool:
         WEIGHTS_LOCATION,
         PLANS_FOLDER,
         *(f"{phase.value}.onnx" for phase in Phase),
+        *(f"{phase.value}.masked.onnx" for phase in MASKED_PHASES),
     }
     # Other software has manifests too; ours comes with weights.
     return not found or (found <= own and {MANIFEST_FILE, WEIGHTS_LOCATION} <= found)
+
+
+def _masked(traced: Mapping[Phase, Path]) -> dict[Phase, Path]:
+    """The masked forms, which lie beside the traced graphs; none where there are none of those."""
+    return {phase: masked_graph(traced[phase]) for phase in MASKED_PHASES if phase in traced}
 
 
 def write_bundle(
@@ -195,15 +203,17 @@ def write_bundle(
     Args:
         folder: exists and is empty.
         checkpoint: whose weights are bound.
-        traced: the traced graph of each phase for ONNX Runtime; empty for torch, which takes float32 weights only.
+        traced: the traced graph of each phase for ONNX Runtime, its masked form beside it; empty for torch, which
+            takes float32 weights only.
         precision: "exact" or "fast".
         measure: whether ``fast`` is compared with ``exact``, which takes seconds.
     """
-    graphs = {phase: path.read_bytes() for phase, path in traced.items()}
+    sources = [*traced.values(), *_masked(traced).values()]
+    graphs = {path.name: path.read_bytes() for path in sources}
     types: dict[str, Any] = {}
     if precision == "fast" and traced:
-        rewritten = {phase: _fast_graph(checkpoint, path) for phase, path in traced.items()}
-        graphs = {phase: graph for phase, (graph, _) in rewritten.items()}
+        rewritten = {path.name: _fast_graph(checkpoint, path) for path in sources}
+        graphs = {name: graph for name, (graph, _) in rewritten.items()}
         types = {name: dtype for _, found in rewritten.values() for name, dtype in found.items()}
     weights = bind_weights(checkpoint.spec, checkpoint.tensors)
     save_file(
@@ -212,8 +222,8 @@ def write_bundle(
     )
     # safetensors writes for the owner alone; a server may run as someone else.
     (folder / WEIGHTS_LOCATION).chmod((folder / WEIGHTS_LOCATION).stat().st_mode | 0o044)
-    for phase, graph in graphs.items():
-        (folder / f"{phase.value}.onnx").write_bytes(graph)
+    for name, graph in graphs.items():
+        (folder / name).write_bytes(graph)
     (folder / CONFIG_FILE).write_text(json.dumps(checkpoint.config, indent=2) + "\n", encoding="utf-8")
 
     def entry(name: str) -> dict[str, Any]:
@@ -234,7 +244,8 @@ def write_bundle(
         "architecture": checkpoint.spec.graph_name,
         "spec": checkpoint.spec.to_dict(),
         "preprocessing": asdict(PreprocessingConfig.from_processor(checkpoint.preprocessor)),
-        "graphs": {phase.value: entry(f"{phase.value}.onnx") for phase in graphs},
+        "graphs": {phase.value: entry(path.name) for phase, path in traced.items()},
+        "masked_graphs": {phase.value: entry(path.name) for phase, path in _masked(traced).items()},
         "weights": entry(WEIGHTS_LOCATION),
     }
     if precision == "fast" and traced:

@@ -11,7 +11,7 @@ from typing import Any
 
 from autogaze_client._errors import CheckpointError, NotFoundError
 
-from autogaze_backend.graphs import Phase
+from autogaze_backend.graphs import MASKED_PHASES, Phase
 from autogaze_backend.preprocessing import PreprocessingConfig
 from autogaze_backend.spec import ModelSpec
 
@@ -30,6 +30,7 @@ class Bundle:
         spec: architecture and defaults.
         preprocessing: what turns frames into model input.
         graphs: the file of each phase.
+        masked_graphs: the second form of those with attention, for GPUs; empty in a bundle of before there were any.
         weights: the safetensors file of the graphs' initialisers.
         manifest: the manifest as read.
     """
@@ -40,6 +41,7 @@ class Bundle:
     spec: ModelSpec
     preprocessing: PreprocessingConfig
     graphs: Mapping[Phase, Path]
+    masked_graphs: Mapping[Phase, Path]
     weights: Path
     manifest: Mapping[str, Any]
 
@@ -50,6 +52,19 @@ class Bundle:
         if traced is None:
             traced = {name: entry["sha256"] for name, entry in self.manifest["graphs"].items()}
         return {Phase(name): sha256 for name, sha256 in traced.items()}
+
+    def gpu_graphs(self) -> Mapping[Phase, Path]:
+        """The file of each phase that ONNX Runtime takes on a GPU.
+
+        Raises:
+            CheckpointError: the bundle has no masked graphs.
+        """
+        if set(self.masked_graphs) != set(MASKED_PHASES):
+            raise CheckpointError(
+                f"{self.path} has no masked graphs, and ONNX Runtime's attention on a GPU takes a mask, not the key "
+                f"lengths of its other graphs; {_rebuild(self.path)}, or run it on the CPU"
+            )
+        return {**self.graphs, **self.masked_graphs}
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
@@ -77,7 +92,10 @@ class Bundle:
                 f"{folder} is a bundle of format {found}; this version reads {FORMAT}; {_rebuild(folder)}"
             )
         try:
-            graphs = {Phase(name): _verified(folder, entry) for name, entry in manifest["graphs"].items()}
+            graphs, masked_graphs = (
+                {Phase(name): _verified(folder, entry) for name, entry in entries.items()}
+                for entries in (manifest["graphs"], manifest.get("masked_graphs", {}))
+            )
             return cls(
                 path=folder,
                 engine=manifest["engine"],
@@ -85,6 +103,7 @@ class Bundle:
                 spec=ModelSpec.from_dict(manifest["spec"]),
                 preprocessing=PreprocessingConfig(**manifest["preprocessing"]),
                 graphs=graphs,
+                masked_graphs=masked_graphs,
                 weights=_verified(folder, manifest["weights"]),
                 manifest=manifest,
             )

@@ -77,6 +77,11 @@ class OnnxRuntimeEntry:
             return InvalidInputError(
                 f"{bundle.path} was built for engine {bundle.engine!r} and holds no graphs"
             )
+        if not device.allows_cpu:
+            try:
+                bundle.gpu_graphs()
+            except AutoGazeError as error:
+                return error
         installed = [name for name in _ONNX_RUNTIMES if _is_installed(name)]
         if not installed:
             missing = ImportError("onnxruntime", name="onnxruntime")

@@ -19,6 +19,10 @@ class Phase(str, Enum):
     STEP = "step"
 
 
+# The graphs with attention, which come in a second form for GPUs: a mask in place of key lengths and causality.
+MASKED_PHASES = (Phase.PREFILL, Phase.STEP)
+
+
 @dataclass(frozen=True)
 class GraphSignature:
     """Input and output names of a graph, in order."""

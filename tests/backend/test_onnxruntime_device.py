@@ -1,33 +1,97 @@
-"""ONNX Runtime with its cache in a device's memory; the device is the CPU, which keeps values of its own as well."""
+"""What ONNX Runtime runs on a GPU, on the CPU: the masked graphs, and a cache in a device's memory.
+
+The device is the CPU, which keeps values of its own as well; only the provider's name is pretended.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from autogaze_backend import GazeModel, onnxruntime_engine
+from autogaze_backend.bundle import Bundle
+from autogaze_backend.devices import Device
+from autogaze_backend.engines import choose_engine
 from autogaze_backend.onnxruntime_cache import DeviceCache
-from autogaze_client import ServerUnavailableError
+from autogaze_backend.onnxruntime_engine import OnnxRuntimeEngine
+from autogaze_client import CheckpointError, ServerUnavailableError
 
 
 @pytest.fixture(scope="module")
-def on_device(bundle) -> Any:
-    """A model whose caches are ``DeviceCache``."""
-    loaded = GazeModel.load(bundle("release"), device="cpu", engine="onnxruntime")
-    engine: Any = loaded.engine
-    engine._new_cache = lambda spare: DeviceCache(engine.spec, engine._cache_dtype, "cpu", 0, spare)
-    return loaded
+def as_on_a_gpu() -> Any:
+    """Opens a bundle as on a GPU; sessions, values and arithmetic are ONNX Runtime's own on the CPU."""
+    ort = onnxruntime_engine.ort
+    cuda = onnxruntime_engine._CUDA
+
+    class Session(ort.InferenceSession):
+        opened: list[tuple[bytes, Any]] = []  # noqa: RUF012
+
+        def __init__(self, graph: bytes, options: Any, providers: list[Any]) -> None:
+            self.opened.append((graph, providers))
+            super().__init__(graph, options, providers=providers[1:])
+
+        def get_providers(self) -> list[str]:
+            return [cuda, *super().get_providers()]
+
+    def cache(spec: Any, dtype: Any, device: str, index: int, values: Any) -> DeviceCache:
+        assert (device, index) == ("cuda", 1)
+        return DeviceCache(spec, dtype, "cpu", 0, values)
+
+    def open_engine(bundle: Bundle) -> OnnxRuntimeEngine:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ort, "get_available_providers", lambda: [cuda, "CPUExecutionProvider"])
+            patch.setattr(ort, "preload_dlls", lambda: None)
+            patch.setattr(ort, "InferenceSession", Session)
+            return OnnxRuntimeEngine(bundle, gpu=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Engines on the CPU have another cache.
+        patch.setattr(onnxruntime_engine, "DeviceCache", cache)
+        yield open_engine, Session.opened
 
 
-@pytest.mark.parametrize("name", ["whole_clip", "ratio_list", "batch_fixed"])
+@pytest.fixture(scope="module")
+def on_device(bundle, as_on_a_gpu) -> Any:
+    """Loads a layout as on a GPU, once."""
+    open_engine, _ = as_on_a_gpu
+    loaded: dict[str, Any] = {}
+
+    def load(layout: str = "release") -> Any:
+        if layout not in loaded:
+            own = Bundle.load(bundle(layout))
+            loaded[layout] = GazeModel(own, open_engine(own))
+        return loaded[layout]
+
+    return load
+
+
+def test_the_graphs_of_a_gpu_are_the_encoder_and_the_masked_ones(bundle, as_on_a_gpu):
+    open_engine, opened = as_on_a_gpu
+    own = Bundle.load(bundle("release"))
+    opened.clear()
+    open_engine(own).close()
+    names = ("encoder.onnx", "prefill.masked.onnx", "step.masked.onnx")
+    assert [graph for graph, _ in opened] == [(own.path / name).read_bytes() for name in names]
+    for _, providers in opened:
+        # Float32 stays float32 in the products; the GPU is the one that was named.
+        assert providers[0] == ("CUDAExecutionProvider", {"device_id": 1, "use_tf32": "0"})
+
+
+@pytest.mark.parametrize(
+    "name", ["whole_clip", "ratio_list", "batch_fixed", "loss_only", "single_scale", "target_392_14"]
+)
 def test_tokens_are_those_of_the_published_model(name, golden, on_device):
     """With buffers that grow, and buffers that another row left."""
     case = golden(name)
     for _ in range(2):
-        generated = on_device.generate(case.video, **case.knobs)
+        generated = on_device(case.settings.get("layout", "release")).generate(case.video, **case.knobs)
         np.testing.assert_array_equal(generated.gazing_pos, case.expected["gazing_pos"])
+        np.testing.assert_array_equal(generated.if_padded_gazing, case.expected["if_padded_gazing"])
         np.testing.assert_array_equal(generated.num_gazing_each_frame, case.expected["num_gazing_each_frame"])
 
 
@@ -35,7 +99,7 @@ def test_tokens_are_those_of_the_published_model(name, golden, on_device):
 def test_a_stream_past_its_horizon_is_that_of_the_host(horizon, golden, on_device, model):
     video = golden("streaming").video
     found = []
-    for loaded in (on_device, model()):
+    for loaded in (on_device(), model()):
         with loaded.open_stream(horizon=horizon) as stream:
             push = partial(stream.push, max_gaze_tokens_each_frame=20)
             found.append(np.concatenate([push(video[:, t : t + 1]).gazing_pos for t in range(4)], axis=1))
@@ -59,14 +123,66 @@ def test_a_buffer_grows_twofold_and_keeps_what_it_holds(model):
         assert not value.numpy()[:, :, 512:].any()
 
 
+def test_fast_agrees_with_float32_as_it_does_on_the_cpu(seeded_checkpoint, bundle, as_on_a_gpu, tmp_path):
+    """Float16 caches, and weights of one type in both forms: choice by choice, the float32 history fed to it."""
+    pytest.importorskip("onnx", reason="builds precision fast; pip install 'autogaze-triton[fast]'")
+    from autogaze_export import build
+    from autogaze_export.agreement import ShadowedEngine, sample_clips
+
+    open_engine, _ = as_on_a_gpu
+    fast = Bundle.load(build(seeded_checkpoint(), tmp_path / "fast", precision="fast"))
+    candidate = open_engine(fast)
+    assert candidate._cache_dtype == np.float16
+    exact = Bundle.load(bundle("release"))
+    engine = ShadowedEngine(OnnxRuntimeEngine(exact), candidate)
+    GazeModel(exact, engine).generate(sample_clips(exact), gazing_ratio=0.75)
+    found = engine.agreement("the CPU")
+    engine.close()
+    assert found.choices == fast.manifest["agreement"]["choices"]
+    assert found.equal >= 0.98
+    assert 0 < found.max_task_loss_difference < 0.01
+
+
+@pytest.fixture
+def old_bundle(bundle, tmp_path) -> Path:
+    """As bundles were before there were masked graphs."""
+    folder = shutil.copytree(bundle("release"), tmp_path / "old")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest.pop("masked_graphs").values():
+        (folder / entry["file"]).unlink()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_an_old_bundle_runs_on_the_cpu_and_names_the_command_on_a_gpu(old_bundle, golden):
+    case = golden("ratio_list")
+    generated = GazeModel.load(old_bundle, engine="onnxruntime").generate(case.video, **case.knobs)
+    np.testing.assert_array_equal(generated.gazing_pos, case.expected["gazing_pos"])
+    message = (
+        rf"{old_bundle} has no masked graphs, .* `autogaze build CHECKPOINT {old_bundle}`, or run it on the"
+    )
+    own = Bundle.load(old_bundle)
+    with pytest.raises(CheckpointError, match=message):
+        OnnxRuntimeEngine(own, gpu=0)
+    with pytest.raises(CheckpointError, match=message):
+        choose_engine(own, Device.parse("cuda"), "onnxruntime")
+    assert choose_engine(own, Device.parse("auto"), "onnxruntime").name == "onnxruntime"
+
+
+def test_a_changed_masked_graph_is_refused(bundle, tmp_path):
+    broken = shutil.copytree(bundle("release"), tmp_path / "bundle")
+    with (broken / "step.masked.onnx").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(CheckpointError, match=r"step\.masked\.onnx has SHA-256"):
+        Bundle.load(broken)
+
+
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime_engine.ort.get_available_providers(),
     reason="onnxruntime-gpu is installed",
 )
 def test_a_build_of_onnx_runtime_for_the_cpu_says_what_a_gpu_needs(bundle):
-    from autogaze_backend.bundle import Bundle
-
     with pytest.raises(
         ServerUnavailableError, match=r"cannot use cuda:1: install onnxruntime-gpu in place of"
     ):
-        onnxruntime_engine.OnnxRuntimeEngine(Bundle.load(bundle("release")), gpu=1)
+        OnnxRuntimeEngine(Bundle.load(bundle("release")), gpu=1)

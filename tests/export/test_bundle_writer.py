@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from autogaze_backend import Bundle
 from autogaze_client import CheckpointError, InvalidInputError
 from autogaze_export import build, load_checkpoint
+from autogaze_export.graphs import SHIPPED, masked_graph, traced_graph
 from safetensors.numpy import load_file
 
 
@@ -19,7 +21,11 @@ def test_the_manifest_says_what_the_bundle_is(bundle, seeded_checkpoint):
     assert manifest["precision"] == "exact"
     assert manifest["checkpoint"]["sha256"] == load_checkpoint(seeded_checkpoint()).sha256
     assert set(manifest["graphs"]) == {"encoder", "prefill", "step"}
+    assert set(manifest["masked_graphs"]) == {"prefill", "step"}
     loaded = Bundle.load(bundle())
+    for phase, path in loaded.masked_graphs.items():
+        assert path == bundle().resolve() / f"{phase.value}.masked.onnx"
+        assert path.read_bytes() == masked_graph(traced_graph(loaded.spec, phase)).read_bytes()
     assert loaded.spec == load_checkpoint(seeded_checkpoint()).spec
     assert loaded.preprocessing.shortest_edge == 224
 
@@ -27,7 +33,7 @@ def test_the_manifest_says_what_the_bundle_is(bundle, seeded_checkpoint):
 def test_graphs_carry_no_weights(bundle):
     """The released weights may not be redistributed, so the shipped graphs must hold none."""
     sizes = [path.stat().st_size for path in bundle().glob("*.onnx")]
-    assert len(sizes) == 3
+    assert len(sizes) == 5
     assert max(sizes) < 64 * 1024
 
 
@@ -97,6 +103,15 @@ def test_unknown_engines_and_precisions_are_refused(options, message, seeded_che
 def test_an_architecture_without_graphs_names_the_command(seeded_checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match=r"autogaze export .* --graphs"):
         build(seeded_checkpoint(), tmp_path / "bundle", graphs=tmp_path)
+
+
+def test_graphs_without_their_masked_forms_are_refused_by_name(seeded_checkpoint, tmp_path):
+    """As `autogaze export` wrote them before there were any."""
+    graphs = shutil.copytree(SHIPPED, tmp_path / "graphs", ignore=shutil.ignore_patterns("*.masked.onnx"))
+    message = r"graphs prefill\.masked\.onnx, step\.masked\.onnx of .* are not in .*autogaze export"
+    with pytest.raises(CheckpointError, match=message):
+        build(seeded_checkpoint(), tmp_path / "bundle", graphs=graphs)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_building_and_running_import_no_torch(seeded_checkpoint, tmp_path):

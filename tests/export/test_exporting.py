@@ -6,9 +6,10 @@ import json
 
 import pytest
 from autogaze_backend import ModelSpec
+from autogaze_backend.graphs import MASKED_PHASES
 from autogaze_client import CheckpointError
 from autogaze_export import export
-from autogaze_export.graphs import traced_graph
+from autogaze_export.graphs import masked_graph, traced_graph
 from goldens import checkpoint
 
 for _module in ("torch", "onnxscript"):
@@ -16,7 +17,7 @@ for _module in ("torch", "onnxscript"):
 
 CONFIG = checkpoint.config("single")
 SPEC = ModelSpec.from_config(CONFIG)
-NAMES = ["encoder.onnx", "prefill.onnx", "step.onnx"]
+NAMES = ["encoder.onnx", "prefill.onnx", "prefill.masked.onnx", "step.onnx", "step.masked.onnx"]
 
 
 @pytest.fixture
@@ -47,9 +48,12 @@ def test_graphs_are_written_without_iterating(tmp_path, config, tracer):
     tracer()
     reports = export(config, tmp_path / "out")
     folder = tmp_path / "out" / SPEC.graph_name
-    assert sorted(path.name for path in folder.iterdir()) == NAMES
+    assert {path.name for path in folder.iterdir()} == set(NAMES)
     assert [path for path, _ in reports] == [folder / name for name in NAMES]
     assert all(report.trials for _, report in reports)
+    for phase in MASKED_PHASES:
+        shipped = masked_graph(traced_graph(SPEC, phase))
+        assert (folder / shipped.name).read_bytes() == shipped.read_bytes()
 
 
 def other_activation(model) -> None:
@@ -69,6 +73,20 @@ def test_a_graph_that_fails_its_check_is_not_written(tmp_path, config, tracer, c
     with pytest.raises(CheckpointError, match=message):
         export(config, tmp_path / "out")
     assert list((tmp_path / "out" / SPEC.graph_name).iterdir()) == []
+
+
+def test_a_masked_form_that_fails_its_check_is_not_written(tmp_path, config, tracer, monkeypatch):
+    from autogaze_export.rewriting.masking import masked
+
+    def unscaled(model, head_dim):
+        return masked(model, 1)
+
+    tracer()
+    monkeypatch.setattr("autogaze_export.rewriting.masking.masked", unscaled)
+    with pytest.raises(CheckpointError, match=r"prefill\.masked\.onnx: .* differs from torch's"):
+        export(config, tmp_path / "out")
+    found = {path.name for path in (tmp_path / "out" / SPEC.graph_name).iterdir()}
+    assert found == {"encoder.onnx", "prefill.onnx"}
 
 
 def test_a_graph_that_fails_leaves_the_one_before(tmp_path, config, tracer):

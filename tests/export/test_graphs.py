@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 from autogaze_backend import ModelSpec
-from autogaze_backend.graphs import Phase
-from autogaze_export.graphs import traced_graph
+from autogaze_backend.graphs import MASKED_PHASES, Phase
+from autogaze_export.graphs import masked_graph, traced_graph
 from goldens import checkpoint
 
 for _module in ("torch", "onnxscript"):
@@ -20,20 +20,32 @@ SPECS = {layout: ModelSpec.from_config(checkpoint.config(layout)) for layout in 
 @pytest.mark.parametrize("phase", list(Phase), ids=lambda phase: phase.value)
 @pytest.mark.parametrize("layout", SPECS)
 def test_a_fresh_trace_is_the_shipped_graph(layout, phase):
-    """Every node, attribute, constant and name; the values inside are numbered in order."""
+    """Every node, attribute, constant and name, in both forms; the values inside are numbered in order."""
     import onnx
+    from autogaze_export.rewriting.masking import masked
     from autogaze_export.tracing import trace
 
-    shipped = onnx.load(str(traced_graph(SPECS[layout], phase)), load_external_data=False)
-    assert onnx.printer.to_text(trace(SPECS[layout], phase)) == onnx.printer.to_text(shipped)
+    traced = trace(SPECS[layout], phase)
+    path = traced_graph(SPECS[layout], phase)
+    fresh = {path: traced}
+    if phase in MASKED_PHASES:
+        fresh[masked_graph(path)] = masked(traced, SPECS[layout].head_dim)
+    for shipped, model in fresh.items():
+        expected = onnx.load(str(shipped), load_external_data=False)
+        assert onnx.printer.to_text(model) == onnx.printer.to_text(expected), shipped.name
 
 
-@pytest.mark.parametrize("phase", list(Phase), ids=lambda phase: phase.value)
+@pytest.mark.parametrize(
+    ("phase", "form"),
+    [*((phase, "traced") for phase in Phase), *((phase, "masked") for phase in MASKED_PHASES)],
+    ids=lambda item: getattr(item, "value", item),
+)
 @pytest.mark.parametrize("layout", SPECS)
-def test_the_shipped_graph_computes_what_torch_does(layout, phase):
+def test_the_shipped_graph_computes_what_torch_does(layout, phase, form):
     from autogaze_export.validation import check_graph
 
-    report = check_graph(SPECS[layout], phase, traced_graph(SPECS[layout], phase), trials=4)
+    path = traced_graph(SPECS[layout], phase)
+    report = check_graph(SPECS[layout], phase, masked_graph(path) if form == "masked" else path, trials=4)
     assert report.trials == 4
     assert 0 < report.max_difference < 2e-4
 
@@ -117,7 +129,13 @@ def test_export_traces_another_architecture_that_builds_and_runs(tmp_path, seede
         folder / "model.safetensors",
     )
     graphs = dict(export(folder, tmp_path / "graphs"))
-    assert [path.name for path in graphs] == ["encoder.onnx", "prefill.onnx", "step.onnx"]
+    assert [path.name for path in graphs] == [
+        "encoder.onnx",
+        "prefill.onnx",
+        "prefill.masked.onnx",
+        "step.onnx",
+        "step.masked.onnx",
+    ]
     model = GazeModel.load(build(folder, tmp_path / "bundle", graphs=tmp_path / "graphs"))
     video = random.standard_normal((1, 4, 3, 224, 224)).astype(np.float32)
     whole = model.generate(video, gazing_ratio=0.2)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from autogaze_backend import GazeModel, ModelSpec
 from autogaze_backend.bundle import Bundle
-from autogaze_backend.graphs import Phase, signature
+from autogaze_backend.graphs import MASKED_PHASES, Phase, signature
 from autogaze_backend.plans import GraphVariant
 from autogaze_export import build, load_checkpoint
-from autogaze_export.graphs import traced_graph
+from autogaze_export.graphs import masked_graph, traced_graph
 from goldens import checkpoint
 
 onnx = pytest.importorskip("onnx", reason="rewrites ONNX graphs; pip install 'autogaze-triton[fast]'")
@@ -24,6 +24,7 @@ from autogaze_export.rewriting.halving import halved  # noqa: E402
 from autogaze_export.rewriting.masking import masked  # noqa: E402
 from autogaze_export.rewriting.plain import plain  # noqa: E402
 from autogaze_export.rewriting.variants import (  # noqa: E402
+    fast_for_onnxruntime,
     for_builder,
     read_graph,
     weight_types,
@@ -96,6 +97,17 @@ def test_no_attention_is_left_to_lengths_or_is_causal(loaded):
             assert settings["scale"] == 1.0
             assert len(node.input) == 4
             assert node.input[3]
+
+
+@pytest.mark.parametrize("phase", MASKED_PHASES, ids=lambda phase: phase.value)
+def test_the_shipped_masked_graphs_are_made_of_the_shipped_ones(loaded, phase):
+    """And both forms take the same weights at ``fast``: a bundle has one file of them."""
+    path = traced_graph(loaded.spec, phase)
+    made = masked(read_graph(path), loaded.spec.head_dim)
+    assert made.SerializeToString(deterministic=True) == masked_graph(path).read_bytes()
+    forms = (path, masked_graph(path))
+    types, others = (weight_types(fast_for_onnxruntime(loaded.spec, form)) for form in forms)
+    assert types == others
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

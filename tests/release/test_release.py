@@ -188,6 +188,7 @@ def changed(wheel: Path, folder: Path, change) -> Path:
         ("autogaze_generate/config.pbtxt", "model_repository/autogaze_generate/config.pbtxt"),
         ("open/model.safetensors", "open/model.safetensors"),
         ("prefill.onnx", "prefill.onnx"),
+        ("step.masked.onnx", "step.masked.onnx"),
     ],
 )
 def test_a_wheel_that_lacks_something(wheel, tmp_path, without, problem):

@@ -2,6 +2,7 @@
 
 TensorRT's ONNX parser (TensorRT-RTX 1.7.1) accepts per-row key lengths without any layer reading them, and takes
 ``is_causal`` for the upper-left triangle, where ONNX means the lower-right one. A mask leaves nothing to interpret.
+ONNX Runtime's CUDA provider (1.27) refuses key lengths with ``is_causal`` where there are fewer queries than keys.
 """
 
 from __future__ import annotations

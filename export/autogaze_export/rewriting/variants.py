@@ -29,7 +29,7 @@ def read_graph(path: Path) -> Any:
 
 
 def fast_for_onnxruntime(spec: ModelSpec, traced: Path) -> Any:
-    """The traced graph at precision ``fast``, key lengths left to ``Attention``."""
+    """A traced graph, or its masked form, at precision ``fast``; attention stays as it is there."""
     return halved(read_graph(traced), spec)
 
 
