@@ -8,7 +8,7 @@ from typing import Any
 
 from autogaze_backend import GazeModel
 
-from benchmarks.gpu.context import Context, batch_of, random_clips
+from benchmarks.gpu.context import Context, batch_of, random_clips, random_pixels
 from benchmarks.gpu.floor import clip_floor
 from benchmarks.gpu.streams import open_streams, step_all
 from benchmarks.gpu.throughput import run_rows
@@ -89,7 +89,7 @@ def _streams(context: Context, precision: str, model: GazeModel, count: int) -> 
     """A full horizon of every stream."""
     before = used(context)
     with open_streams(model, count) as streams:
-        frames = random_clips(1, 16, 7000)[0]
+        frames = random_pixels(16, 7000)
         for frame in frames:
             step_all(model, streams, [frame[None]] * count, {"max_gaze_tokens_each_frame": 10})
         grown = used(context) - before

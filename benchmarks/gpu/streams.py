@@ -1,4 +1,4 @@
-"""Streams in this process: milliseconds of one step of many streams, their caches full."""
+"""Streams in this process: milliseconds of a step of many, caches full, from uint8 frames on the host."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from autogaze_backend import GazeModel
-from autogaze_backend.streaming import DEFAULT_HORIZON, GazeStream
+from autogaze_backend.budgets import resolve_budget
+from autogaze_backend.streaming import DEFAULT_HORIZON, GazeStream, step_frames
 from numpy.typing import NDArray
 
-from benchmarks.gpu.context import Context, random_clips
+from benchmarks.gpu.context import Context, random_pixels
 
 KNOBS: dict[str, dict[str, Any]] = {
     "10 tokens": {"max_gaze_tokens_each_frame": 10},
@@ -25,7 +26,8 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
     """The largest number last; a horizon of frames goes before the timed ones."""
     timed = context.sizes.stream_frames
     warm = DEFAULT_HORIZON if timed >= DEFAULT_HORIZON else 1
-    videos = random_clips(min(_DISTINCT, max(context.sizes.streams)), warm + timed, 3000)
+    distinct = min(_DISTINCT, max(context.sizes.streams))
+    videos = [random_pixels(warm + timed, 3000 + index) for index in range(distinct)]
     for precision, model in context.models().items():
         for count in context.sizes.streams:
             for name, knobs in KNOBS.items():
@@ -44,12 +46,13 @@ def run(context: Context) -> Iterator[dict[str, Any]]:
 
 
 def _steps(
-    model: GazeModel, videos: NDArray[np.float32], count: int, warm: int, knobs: dict[str, Any]
+    model: GazeModel, videos: Sequence[NDArray[np.uint8]], count: int, warm: int, knobs: dict[str, Any]
 ) -> list[float]:
     times = []
     with open_streams(model, count) as streams:
-        for t in range(videos.shape[1]):
-            frames = [videos[index % len(videos), t][None] for index in range(count)]
+        for t in range(len(videos[0])):
+            # As the server has them: every stream's frame at a place of its own.
+            frames = [videos[index % len(videos)][t : t + 1].copy() for index in range(count)]
             started = time.perf_counter()
             step_all(model, streams, frames, knobs)
             times.append((time.perf_counter() - started) * 1e3)
@@ -66,8 +69,10 @@ def open_streams(model: GazeModel, count: int) -> Iterator[list[GazeStream]]:
 def step_all(
     model: GazeModel,
     streams: Sequence[GazeStream],
-    frames: Sequence[NDArray[np.float32]],
+    frames: Sequence[NDArray[np.uint8]],
     knobs: dict[str, Any],
 ) -> None:
-    """One frame of each."""
-    model.step_streams(list(zip(streams, frames, strict=True)), **knobs)
+    """One frame ``[1, H, W, 3]`` of each, as ``autogaze_stream`` runs it."""
+    budget = resolve_budget(model.spec, 1, **knobs)
+    items = [(stream, model.stream_input(frame)) for stream, frame in zip(streams, frames, strict=True)]
+    step_frames(model, [(stream, frame, budget) for stream, frame in items])
