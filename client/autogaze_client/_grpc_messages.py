@@ -94,6 +94,11 @@ def server_timeout(seconds: float | None) -> int | None:
     return None if seconds is None else max(1, round(seconds * 1e6))
 
 
+# A stream's requests differ in little but their pixels, and to make tritonclient's objects anew costs more than to send
+# them. Those that are kept are found by everything that they hold, so no request can get another's.
+_SMALL_BYTES = 64
+
+
 def request_inputs(inputs: Inputs, shared: Mapping[str, SharedRegion] | None = None) -> list[Any]:
     """Request tensors of tritonclient; those of ``shared`` name a region instead of carrying their bytes."""
     request = []
@@ -113,11 +118,6 @@ def request_inputs(inputs: Inputs, shared: Mapping[str, SharedRegion] | None = N
 def requested_outputs(names: tuple[str, ...]) -> tuple[Any, ...]:
     """The outputs of a request, as tritonclient names them."""
     return tuple(triton.InferRequestedOutput(name) for name in names)
-
-
-# A stream's requests differ in little more than pixels, and tritonclient takes longer over a knob than to send it.
-# What is kept is found by all that it says, so no request can get another's.
-_SMALL_BYTES = 64
 
 
 @lru_cache(maxsize=1024)
