@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ __all__ = [
     "not_ready",
     "read_response",
     "request_inputs",
+    "requested_outputs",
     "server_timeout",
     "translate_error",
 ]
@@ -91,17 +94,45 @@ def server_timeout(seconds: float | None) -> int | None:
     return None if seconds is None else max(1, round(seconds * 1e6))
 
 
+# A stream's requests differ in little but their pixels, and to make tritonclient's objects anew costs more than to send
+# them. Those that are kept are found by everything that they hold, so no request can get another's.
+_SMALL_BYTES = 64
+
+
 def request_inputs(inputs: Inputs, shared: Mapping[str, SharedRegion] | None = None) -> list[Any]:
     """Request tensors of tritonclient; those of ``shared`` name a region instead of carrying their bytes."""
     request = []
     for name, array in inputs.items():
-        tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
         if shared and name in shared:
-            tensor.set_shared_memory(shared[name].name, array.nbytes)
+            request.append(_region_tensor(name, array.shape, array.dtype, shared[name].name))
+            continue
+        values = np.asarray(array)
+        if values.nbytes <= _SMALL_BYTES:
+            request.append(_small_tensor(name, values.shape, values.dtype, values.tobytes()))
         else:
-            tensor.set_data_from_numpy(np.asarray(array))
-        request.append(tensor)
+            request.append(_tensor(name, values.shape, values.dtype).set_data_from_numpy(values))
     return request
+
+
+@lru_cache
+def requested_outputs(names: tuple[str, ...]) -> tuple[Any, ...]:
+    """The outputs of a request, as tritonclient names them."""
+    return tuple(triton.InferRequestedOutput(name) for name in names)
+
+
+@lru_cache(maxsize=1024)
+def _small_tensor(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], content: bytes) -> Any:
+    return _tensor(name, shape, dtype).set_data_from_numpy(np.frombuffer(content, dtype).reshape(shape))
+
+
+@lru_cache(maxsize=1024)
+def _region_tensor(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], region: str) -> Any:
+    nbytes = math.prod(shape) * dtype.itemsize
+    return _tensor(name, shape, dtype).set_shared_memory(region, nbytes)
+
+
+def _tensor(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    return triton.InferInput(name, list(shape), np_to_triton_dtype(dtype))
 
 
 def lost_regions(error: InferenceServerException) -> bool:

@@ -21,6 +21,7 @@ from autogaze_client._grpc_messages import (
     not_ready,
     read_response,
     request_inputs,
+    requested_outputs,
     server_timeout,
     translate_error,
 )
@@ -56,7 +57,7 @@ class GrpcTransport:
         Raises:
             AutoGazeError: the child that fits the gRPC status.
         """
-        names, started = list(outputs), time.monotonic()
+        names, started = tuple(outputs), time.monotonic()
         try:
             try:
                 result = self._send(model, inputs, names, timeout, call)
@@ -80,7 +81,7 @@ class GrpcTransport:
         self,
         model: str,
         inputs: Inputs,
-        names: list[str],
+        names: tuple[str, ...],
         timeout: float | None,
         call: CallOptions | None,
     ) -> Any:
@@ -89,7 +90,7 @@ class GrpcTransport:
             return self._triton.infer(
                 model,
                 request_inputs(inputs, {name: region for name, (_, region) in shared.items()}),
-                outputs=[triton.InferRequestedOutput(name) for name in names],
+                outputs=requested_outputs(names),
                 client_timeout=timeout,
                 timeout=server_timeout(timeout),
                 headers={**self._headers, **call.headers()} if call else self._headers,
@@ -193,7 +194,7 @@ class AsyncGrpcTransport:
         Raises:
             AutoGazeError: the child that fits the gRPC status.
         """
-        names, started = list(outputs), time.monotonic()
+        names, started = tuple(outputs), time.monotonic()
         try:
             try:
                 result = await self._send(model, inputs, names, timeout, call)
@@ -217,7 +218,7 @@ class AsyncGrpcTransport:
         self,
         model: str,
         inputs: Inputs,
-        names: list[str],
+        names: tuple[str, ...],
         timeout: float | None,
         call: CallOptions | None,
     ) -> Any:
@@ -226,7 +227,7 @@ class AsyncGrpcTransport:
             return await self._triton.infer(
                 model,
                 request_inputs(inputs, {name: region for name, (_, region) in shared.items()}),
-                outputs=[triton.InferRequestedOutput(name) for name in names],
+                outputs=requested_outputs(names),
                 client_timeout=timeout,
                 timeout=server_timeout(timeout),
                 headers={**self._headers, **call.headers()} if call else self._headers,

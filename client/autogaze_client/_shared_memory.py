@@ -11,8 +11,10 @@ import os
 import secrets
 import threading
 from abc import ABC, abstractmethod
+from bisect import insort_left
 from collections.abc import Iterable, Iterator, Mapping
 from multiprocessing.shared_memory import SharedMemory
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +143,7 @@ class RegionPool(ABC):
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
-        self._free: list[SharedRegion] = []
+        self._free: list[SharedRegion] = []  # the smallest first
         self._all: list[SharedRegion] = []
         self._lock = threading.Lock()
         self.cleaned = False
@@ -178,11 +180,9 @@ class RegionPool(ABC):
             MemoryUnavailableError: there is no room for another.
         """
         with self._lock:
-            fitting = [region for region in self._free if region.fits(array)]
-            if fitting:
-                region = min(fitting, key=lambda item: item.size)
-                self._free.remove(region)
-                return region
+            for index, region in enumerate(self._free):
+                if region.fits(array):
+                    return self._free.pop(index)
         region = self._make(array)
         with self._lock:
             self._all.append(region)
@@ -194,7 +194,8 @@ class RegionPool(ABC):
             if region not in self._all:
                 return  # the client was closed meanwhile
             if self._enabled or region.registered:
-                self._free.append(region)
+                # Before others of its size: the last one used is in the processor's cache.
+                insort_left(self._free, region, key=attrgetter("size"))
                 return
             self._all.remove(region)
         region.release()

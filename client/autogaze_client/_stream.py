@@ -45,9 +45,11 @@ class _Conversation:
         self.restarts = 0
         # Triton keeps 0 for "no sequence"; random ids keep clients that know nothing of each other apart.
         self.id = secrets.randbelow(2**63 - 1) + 1
+        self._first = replace(call, sequence=SequenceStep(self.id, start=True))
+        self._next = replace(call, sequence=SequenceStep(self.id))
+        self._last = replace(call, sequence=SequenceStep(self.id, end=True))
         self.started = False
         self.closed = False
-        self._call = call
         self._frames = 0
         self._layouts: tuple[AutoGazeScaleTokenLayout, ...] | None = None
 
@@ -69,7 +71,7 @@ class _Conversation:
                 max_gaze_tokens_each_frame=tokens,
             )
         tensors = frame_tensors(_frame(frame), options)
-        call = replace(self._call.part(self._frames), sequence=SequenceStep(self.id, start=not self.started))
+        call = (self._next if self.started else self._first).part(self._frames)
         self._frames += 1
         return tensors, call
 
@@ -79,7 +81,7 @@ class _Conversation:
         if not self.restart:
             raise error
         self.restarts += 1
-        return replace(call, sequence=SequenceStep(self.id, start=True))
+        return replace(call, sequence=self._first.sequence)
 
     def finish(self, inputs: Inputs, outputs: Tensors, started: float) -> GazeResult:
         self.started = True
@@ -95,7 +97,7 @@ class _Conversation:
         if not started:
             return None
         empty = frame_tensors(np.zeros((0, 0, 3), np.uint8), self.options, empty=True)
-        return empty, replace(self._call.part("end"), sequence=SequenceStep(self.id, end=True))
+        return empty, self._last.part("end")
 
 
 def _frame(frame: object) -> NDArray[np.uint8] | DeviceArray:

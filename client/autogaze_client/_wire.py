@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,22 @@ class GazeOptions:
             tensors["TARGET_PATCH_SIZE"] = np.array([[patch]], np.int32)
         return tensors
 
+    @cached_property
+    def frame_knobs(self) -> Tensors:
+        """The knobs of a stream's frame: all are always sent, so that streams share batches; it has only one mode.
+
+        Made once and read-only, since a stream sends them with every frame.
+
+        Raises:
+            InvalidInputError: as ``tensors`` of one frame.
+        """
+        unset = {name: np.full((1, 1), value) for name, value in _UNSET.items()}
+        knobs = {**unset, **self.tensors(1)}
+        del knobs["MODE"]
+        for tensor in knobs.values():
+            tensor.flags.writeable = False
+        return knobs
+
 
 def clip_tensors(
     frames: NDArray[np.uint8] | DeviceArray, options: GazeOptions
@@ -154,9 +171,13 @@ def clip_tensors(
     Raises:
         InvalidInputError: the frames are of another type or shape, or too large for one request.
     """
+    _check_clip(frames)
+    return {"FRAMES": _with_batch(frames), **options.tensors(frames.shape[0])}
+
+
+def _check_clip(frames: NDArray[np.uint8] | DeviceArray) -> None:
     check_frames(frames)
     _check_payload(frames.nbytes, f"{frames.shape[0]} frames", "send fewer frames a request")
-    return {"FRAMES": _with_batch(frames), **options.tensors(frames.shape[0])}
 
 
 def _with_batch(values: NDArray[np.uint8] | DeviceArray) -> NDArray[np.uint8] | DeviceArray:
@@ -177,9 +198,7 @@ _UNSET: Mapping[str, Any] = {
 def frame_tensors(
     frame: NDArray[np.uint8] | DeviceArray, options: GazeOptions, *, empty: bool = False
 ) -> dict[str, NDArray[Any] | DeviceArray]:
-    """Inputs of a request of ``autogaze_stream``: the same knobs are always sent, so that streams share batches.
-
-    ``MODE`` is not among them, since a stream has only one.
+    """Inputs of a request of ``autogaze_stream``.
 
     Args:
         frame: uint8 ``[H, W, 3 or 4]``, on the host or on a CUDA device.
@@ -193,12 +212,9 @@ def frame_tensors(
         raise InvalidInputError(
             f"the frame has shape {list(frame.shape)}; it must be [H, W, 3] (RGB) or [H, W, 4] (RGBA)"
         )
-    clip = frame.reshape(1, *frame.shape)
-    tensors = dict(options.tensors(1)) if empty else clip_tensors(clip, options)
-    for name in ("FRAMES", "MODE"):
-        tensors.pop(name, None)
-    unset = {name: np.full((1, 1), value) for name, value in _UNSET.items()}
-    return {"FRAME": _with_batch(frame), **unset, **tensors}
+    if not empty:
+        _check_clip(frame.reshape(1, *frame.shape))
+    return {"FRAME": _with_batch(frame), **options.frame_knobs}
 
 
 def video_tensors(video: bytes, options: GazeOptions) -> dict[str, NDArray[Any]]:
@@ -284,6 +300,8 @@ def decode_frame(
     if layouts is None:
         layouts = layouts_from_grids(frame["SCALE_GRIDS"].tolist())
     positions = frame["GAZING_POS"]
+    if not len(positions):
+        raise InferenceError("the response contradicts itself: GAZING_POS has no row, but a frame was sent")
     try:
         generated = AutoGazeGenerateOutput(
             gazing_pos=positions,
@@ -293,15 +311,11 @@ def decode_frame(
             task_loss_predictions=frame["TASK_LOSS_PREDICTIONS"],
             scale_layouts=layouts,
         )
-        return GazeResult(
-            generated=generated,
-            fixations=generated.fixations(0),
-            mode=AutoGazeInferenceMode.RESIZE_TO_MODEL_INPUT,
-            source_size=SourceSize(1, *size),
-            timings=timings,
-        )
     except AutoGazeError as error:
         raise InferenceError(f"the response contradicts itself: {error}") from error
+    return GazeResult._of_one_row(
+        generated, AutoGazeInferenceMode.RESIZE_TO_MODEL_INPUT, SourceSize(1, *size), timings
+    )
 
 
 def _unbatched(outputs: Tensors, names: Iterable[str]) -> dict[str, NDArray[Any]]:

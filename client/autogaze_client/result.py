@@ -109,6 +109,24 @@ class GazeResult:
                 f"timestamps has shape {list(self.timestamps.shape)}; it must be one a frame, [{frames}]"
             )
 
+    @classmethod
+    def _of_one_row(
+        cls,
+        generated: AutoGazeGenerateOutput,
+        mode: AutoGazeInferenceMode,
+        source_size: SourceSize,
+        timings: GazeTimings,
+    ) -> GazeResult:
+        """A result whose fixations are those of the only row, computed by whoever first reads them."""
+        result = cls.__new__(cls)
+        vars(result).update(
+            generated=generated, mode=mode, source_size=source_size, timings=timings, timestamps=None
+        )
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "fixations": self.fixations}
+
     @cached_property
     def trace(self) -> FrameFixationTrace:
         """The clip's fixations, one set a frame, in source coordinates.
@@ -250,6 +268,12 @@ class GazeResult:
     def write_json(self, path: str | Path) -> Path:
         """Writes ``to_dict()`` as strict JSON and returns the path."""
         return write_json(path, self.to_dict())
+
+
+# Set here: in the class a dataclass would take it for the field's default. It stands where a result holds none.
+_FIXATIONS = cached_property(lambda result: result.generated.fixations(0))
+_FIXATIONS.__set_name__(GazeResult, "fixations")
+GazeResult.fixations = _FIXATIONS  # type: ignore[assignment]
 
 
 def write_json(path: str | Path, value: Mapping[str, Any]) -> Path:

@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from autogaze_client import AutoGazeInferenceMode, GazeResult, GazeTimings, InvalidInputError, SourceSize
-from client_helpers import generated_for
+from autogaze_client import (
+    AutoGazeInferenceMode,
+    GazeResult,
+    GazeTimings,
+    InferenceError,
+    InvalidInputError,
+    SourceSize,
+)
+from autogaze_client._wire import STREAM_OUTPUTS, decode_frame
+from client_helpers import generated_for, response_for
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +29,14 @@ def result_of(frames: int, *, rows: int = 1, slots: int = 3, mode=RESIZE, width:
     generated = generated_for(frames, rows=rows, slots=slots, seed=seed)
     timings = GazeTimings(read_ms=1, request_ms=2, decode_ms=3)
     return GazeResult(generated, generated.fixations(0), mode, SourceSize(frames, 48, width), timings)
+
+
+def frame_result(seed: int = 0) -> GazeResult:
+    """As a stream's frame gives it: the server sent no fixations."""
+    generated = generated_for(1, slots=6, seed=seed)
+    sent = response_for(generated, 48, 64)
+    outputs = {name: sent[name] for name in STREAM_OUTPUTS}
+    return decode_frame(outputs, (48, 64), generated.scale_layouts, GazeTimings(request_ms=2))
 
 
 def test_padding_does_not_count():
@@ -114,3 +133,71 @@ def test_gazing_info_as_torch_tensors():
     assert {name: tensor.tolist() for name, tensor in info.items()} == {
         name: array.tolist() for name, array in numpy_info.items()
     }
+
+
+def test_a_streams_frame_computes_its_fixations_when_they_are_read_and_once():
+    result = frame_result()
+    assert "fixations" not in vars(result)
+    np.testing.assert_array_equal(result.fixations, generated_for(1, slots=6).fixations(0))
+    assert result.fixations is result.fixations
+    assert result.trace == generated_for(1, slots=6).traces()[0]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda result: pickle.loads(pickle.dumps(result)),
+        copy.copy,
+        copy.deepcopy,
+        lambda result: replace(result, timestamps=None),
+        lambda result: GazeResult(*(getattr(result, item.name) for item in fields(result))),
+    ],
+    ids=["pickle", "copy", "deepcopy", "replace", "constructor"],
+)
+def test_a_copy_of_a_streams_frame_holds_its_fixations(again):
+    result = again(frame_result())
+    want = result_of(1, slots=6)
+    assert type(result) is GazeResult
+    assert vars(result).keys() == vars(want).keys()
+    np.testing.assert_array_equal(vars(result)["fixations"], want.fixations)
+    assert (result.mode, result.source_size, result.timings) == (
+        RESIZE,
+        want.source_size,
+        GazeTimings(request_ms=2),
+    )
+
+
+def test_a_streams_frame_is_a_result_as_any_other():
+    result = frame_result()
+    whole = GazeResult(
+        result.generated,
+        generated_for(1, slots=6).fixations(0),
+        RESIZE,
+        SourceSize(1, 48, 64),
+        result.timings,
+    )
+    assert repr(result) == repr(whole)
+    assert result.to_dict() == whole.to_dict()
+    assert result != whole, "results are compared by identity: their arrays have no truth"
+    assert hash(result) != hash(whole)
+    with pytest.raises(AttributeError):
+        result.fixations = whole.fixations
+
+
+def test_a_constructor_needs_the_fixations():
+    result = frame_result()
+    with pytest.raises(TypeError, match="fixations"):
+        GazeResult(generated=result.generated, mode=RESIZE, source_size=result.source_size)
+
+
+def test_streamed_frames_are_joined():
+    joined = GazeResult.concatenate([frame_result(seed) for seed in range(3)])
+    want = GazeResult.concatenate([result_of(1, slots=6, seed=seed) for seed in range(3)])
+    np.testing.assert_array_equal(joined.fixations, want.fixations)
+
+
+def test_a_streams_frame_without_a_row_is_refused_at_once():
+    sent = response_for(generated_for(1, slots=6), 48, 64)
+    outputs = {name: sent[name][:, :0] for name in STREAM_OUTPUTS}
+    with pytest.raises(InferenceError, match="contradicts itself: GAZING_POS has no row"):
+        decode_frame(outputs, (48, 64), generated_for(1).scale_layouts, GazeTimings())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -54,9 +55,9 @@ def client(stream_server):
         yield connected
 
 
-def expected(model, frames: np.ndarray) -> np.ndarray:
+def expected(model, frames: np.ndarray, knobs: Mapping[str, float] = KNOBS) -> np.ndarray:
     loaded = model()
-    return loaded.generate(loaded.preprocess(frames)[None], **KNOBS).gazing_pos
+    return loaded.generate(loaded.preprocess(frames)[None], **knobs).gazing_pos
 
 
 def test_a_stream_gives_the_tokens_of_the_whole_clip(client, model):
@@ -176,11 +177,45 @@ def test_a_bad_frame_gets_its_error_and_the_stream_goes_on(client, model):
     )
 
 
+# Below 128 KiB frames go over the wire, above it through shared memory.
+@pytest.mark.parametrize("size", [(90, 160), (240, 320)], ids=["wire", "shared"])
+def test_streams_of_one_client_that_take_turns_keep_apart(client, model, size):
+    clip_of = {"door": clips.synthetic_clip(5, *size, 1), "yard": clips.synthetic_clip(5, *size, 2)}
+    knobs_of = {"door": KNOBS, "yard": {"gazing_ratio": 0.1}}
+    streams = {name: client.stream(**knobs) for name, knobs in knobs_of.items()}
+    parts: dict[str, list[AutoGazeGenerateOutput]] = {name: [] for name in streams}
+    for index in range(5):
+        for name, stream in streams.items():
+            if index == 2:
+                with pytest.raises(InvalidInputError, match="64 times longer"):
+                    stream.push(np.zeros((1, 500, 3), np.uint8), max_gaze_tokens_each_frame=3)
+            parts[name].append(stream.push(clip_of[name][index]).generated)
+    for name, stream in streams.items():
+        stream.close()
+        joined = AutoGazeGenerateOutput.concatenate(parts[name])
+        np.testing.assert_array_equal(joined.gazing_pos, expected(model, clip_of[name], knobs_of[name]))
+
+
+async def test_asyncio_streams_of_one_client_keep_apart(stream_server, model):
+    videos = [clips.synthetic_clip(5, 240, 320, seed) for seed in range(3)]
+
+    async def run(client: AsyncGazeClient, frames: np.ndarray) -> np.ndarray:
+        async with client.stream(**KNOBS) as stream:
+            parts = [(await stream.push(frame)).generated for frame in frames]
+        return AutoGazeGenerateOutput.concatenate(parts).gazing_pos
+
+    async with AsyncGazeClient(stream_server.url) as client:
+        found = await asyncio.gather(*(run(client, frames) for frames in videos))
+    for positions, frames in zip(found, videos, strict=True):
+        np.testing.assert_array_equal(positions, expected(model, frames))
+
+
 def test_knobs_may_change_from_frame_to_frame(client):
     frames = video(2)
     with client.stream(gazing_ratio=0.02) as stream:
         assert stream.push(frames[0]).tokens_per_frame.tolist() == [5]
         assert stream.push(frames[1], max_gaze_tokens_each_frame=12).tokens_per_frame.tolist() == [12]
+        assert stream.push(frames[0]).tokens_per_frame.tolist() == [5]
 
 
 def test_a_closed_stream_says_so(client):
