@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from autogaze_backend.generation import FrameTokens
 from autogaze_backend.model import GazeModel
 from autogaze_backend.outputs import assemble
 from autogaze_backend.preprocessing import Frames, check_frames, resize_to_input
-from autogaze_backend.requests import Knobs
+from autogaze_backend.requests import Knobs, Remembered
 from autogaze_backend.resident import is_resident
 from autogaze_backend.scheduling import Row
 from autogaze_backend.spec import ModelSpec
@@ -265,11 +266,13 @@ def gaze_clips(model: GazeModel, clips: Sequence[Frames], knobs: Knobs) -> list[
         Each clip's result, or the error that it alone gets.
     """
     started = time.perf_counter()
+    # Once for each length of clip.
+    read = Remembered(partial(read_plan, model.spec))
     prepared: dict[int, PreparedClip] = {}
     answers: dict[int, GazeResult | Exception] = {}
     for index, frames in enumerate(clips):
         try:
-            prepared[index] = prepare_clip(model, {"FRAMES": frames, **knobs.to_tensors()})
+            prepared[index] = prepare_clip(model, {"FRAMES": frames, **knobs.to_tensors()}, read=read)
         except Exception as error:
             answers[index] = error
     owners = [(index, row) for index, clip in prepared.items() for row in range(len(clip.rows))]
