@@ -266,13 +266,17 @@ def gaze_clips(model: GazeModel, clips: Sequence[Frames], knobs: Knobs) -> list[
         Each clip's result, or the error that it alone gets.
     """
     started = time.perf_counter()
+    try:
+        said = knobs.to_tensors()
+    except Exception as error:
+        return [error] * len(clips)
     # Once for each length of clip.
     read = Remembered(partial(read_plan, model.spec))
     prepared: dict[int, PreparedClip] = {}
     answers: dict[int, GazeResult | Exception] = {}
     for index, frames in enumerate(clips):
         try:
-            prepared[index] = prepare_clip(model, {"FRAMES": frames, **knobs.to_tensors()}, read=read)
+            prepared[index] = prepare_clip(model, {"FRAMES": frames, **said}, read=read)
         except Exception as error:
             answers[index] = error
     owners = [(index, row) for index, clip in prepared.items() for row in range(len(clip.rows))]
