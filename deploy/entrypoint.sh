@@ -116,6 +116,10 @@ named = os.environ.get("AUTOGAZE_REPOSITORY")
 print(with_instances(Path(named) if named else model_repository_path(), instance_counts()))') ||
     fail "the model repository cannot be used; the reason is above"
 
+case ${AUTOGAZE_MPS:-0} in
+    0 | 1) ;;
+    *) fail "AUTOGAZE_MPS is '$AUTOGAZE_MPS'; it must be 0 or 1" ;;
+esac
 if [ "${AUTOGAZE_MPS:-0}" = 1 ]; then
     export CUDA_MPS_PIPE_DIRECTORY="${CUDA_MPS_PIPE_DIRECTORY:-/tmp/autogaze-mps}"
     export CUDA_MPS_LOG_DIRECTORY="${CUDA_MPS_LOG_DIRECTORY:-/tmp/autogaze-mps}"

@@ -299,6 +299,10 @@ def decode_frame(
     frame = _unbatched(outputs, STREAM_OUTPUTS if layouts is not None else START_OUTPUTS)
     if layouts is None:
         layouts = layouts_from_grids(frame["SCALE_GRIDS"].tolist())
+    if not layouts:
+        raise InferenceError(
+            "the response contradicts itself: SCALE_GRIDS names no scale, but a frame was sent"
+        )
     positions = frame["GAZING_POS"]
     if not len(positions):
         raise InferenceError("the response contradicts itself: GAZING_POS has no row, but a frame was sent")

@@ -86,8 +86,7 @@ class DeviceCache:
         self, spec: ModelSpec, dtype: DTypeLike, device: str, index: int, values: list[Any] | None = None
     ) -> None:
         self._device = (device, index)
-        empty = np.zeros((1, spec.num_heads, 0, spec.head_dim), dtype)
-        self._arrays = [empty] * (2 * spec.num_layers)
+        self._empty = [np.zeros((1, spec.num_heads, 0, spec.head_dim), dtype)] * (2 * spec.num_layers)
         self.values = values or []
         self.chosen = np.zeros((1, spec.vocab_size), np.bool_)
 
@@ -108,7 +107,7 @@ class DeviceCache:
             return
         wanted = max(positions, 2 * old)
         more = -(-wanted // _DEVICE_BLOCK) * _DEVICE_BLOCK - old
-        arrays = [value.numpy() for value in self.values] or self._arrays
+        arrays = [value.numpy() for value in self.values] or self._empty
         # New memory is zeroed, as above.
         grown = [np.pad(array, ((0, 0), (0, 0), (0, more), (0, 0))) for array in arrays]
         self.values = [ort.OrtValue.ortvalue_from_numpy(array, *self._device) for array in grown]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from goldens import clips
+from goldens.tokens import assert_golden
 
 CASES = [
     "whole_clip",
@@ -30,9 +31,7 @@ PLAIN = [name for name in CASES if name != "batch_fixed" and not name.startswith
 def test_tokens_are_those_of_the_published_model(name, golden, model):
     case = golden(name)
     generated = model(case.settings.get("layout", "release")).generate(case.video, **case.knobs)
-    np.testing.assert_array_equal(generated.gazing_pos, case.expected["gazing_pos"])
-    np.testing.assert_array_equal(generated.if_padded_gazing, case.expected["if_padded_gazing"])
-    np.testing.assert_array_equal(generated.num_gazing_each_frame, case.expected["num_gazing_each_frame"])
+    assert_golden(generated, case.expected)
     for scale, mask in enumerate(generated.gazing_mask):
         np.testing.assert_array_equal(mask, case.expected[f"gazing_mask_{scale}"])
 
@@ -98,9 +97,7 @@ def test_a_stream_gives_the_published_streams_tokens(chunks, golden, model):
             parts.append(stream.push(case.video[:, start : start + size], **case.knobs))
             start += size
     joined = AutoGazeGenerateOutput.concatenate(parts)
-    np.testing.assert_array_equal(joined.gazing_pos, case.expected["gazing_pos"])
-    np.testing.assert_array_equal(joined.if_padded_gazing, case.expected["if_padded_gazing"])
-    np.testing.assert_array_equal(joined.num_gazing_each_frame, case.expected["num_gazing_each_frame"])
+    assert_golden(joined, case.expected)
 
 
 def test_confidence_is_the_softmax_among_the_ids_still_free(golden, model):

@@ -201,3 +201,9 @@ def test_a_streams_frame_without_a_row_is_refused_at_once():
     outputs = {name: sent[name][:, :0] for name in STREAM_OUTPUTS}
     with pytest.raises(InferenceError, match="contradicts itself: GAZING_POS has no row"):
         decode_frame(outputs, (48, 64), generated_for(1).scale_layouts, GazeTimings())
+
+
+def test_a_first_frame_whose_answer_names_no_scale_is_refused():
+    outputs = response_for(generated_for(1), 48, 64) | {"SCALE_GRIDS": np.zeros((1, 0), np.int32)}
+    with pytest.raises(InferenceError, match="SCALE_GRIDS names no scale"):
+        decode_frame(outputs, (48, 64), None, GazeTimings())

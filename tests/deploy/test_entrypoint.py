@@ -280,6 +280,13 @@ def test_the_multi_process_service_starts_before_the_server_where_it_is_wanted(t
     assert ("nvidia-cuda-mps-control does not start" in done.stderr) == bool(status)
 
 
+def test_another_word_for_the_multi_process_service_is_refused(tmp_path):
+    done = run(tmp_path, {"AUTOGAZE_BUNDLE": "/somewhere/bundle", "AUTOGAZE_MPS": "true"})
+    assert done.returncode == 1
+    assert "AUTOGAZE_MPS is 'true'; it must be 0 or 1" in done.stderr
+    assert "SERVER" not in done.stdout
+
+
 def test_without_a_server_it_says_so(tmp_path):
     done = run(tmp_path, {"TRITONSERVER": str(tmp_path / "nothing")})
     assert (done.returncode, "set TRITONSERVER" in done.stderr) == (1, True)

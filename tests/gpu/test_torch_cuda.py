@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from goldens import clips
+from goldens.tokens import assert_golden
 
 torch = pytest.importorskip("torch", reason="the torch engine needs the extra 'torch'")
 pytestmark = [
@@ -93,9 +94,7 @@ def mixed_rows(model: Any) -> list[Any]:
 def test_tokens_are_those_of_the_published_model(name, golden, gpu_model):
     case = golden(name)
     generated = gpu_model(case.settings.get("layout", "release")).generate(case.video, **case.knobs)
-    np.testing.assert_array_equal(generated.gazing_pos, case.expected["gazing_pos"])
-    np.testing.assert_array_equal(generated.if_padded_gazing, case.expected["if_padded_gazing"])
-    np.testing.assert_array_equal(generated.num_gazing_each_frame, case.expected["num_gazing_each_frame"])
+    assert_golden(generated, case.expected)
 
 
 @pytest.mark.parametrize("chunks", [[1] * 6, [2, 3, 1], [6]])

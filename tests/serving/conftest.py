@@ -56,3 +56,12 @@ def echo_server(installation: TritonInstallation, echo_repository: Path) -> Iter
     with TritonServer(free_ports(echo_repository), installation=installation) as server:
         server.wait_until_ready(60)
         yield server
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """What passes for a bundle where no model reads it."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    return folder

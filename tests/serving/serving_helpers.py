@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tritonclient.grpc
 from autogaze_backend.serving import TritonServerConfig
+
+FREE_PORTS = tuple(f"--{name}-port=0" for name in ("http", "grpc", "metrics", "supervisor"))
 
 _CONFIG = """
 backend: "python"
@@ -74,3 +78,17 @@ def run_command(name: str, *arguments: str, **settings: object) -> subprocess.Po
     """
     command = [sys.executable, "-c", textwrap.dedent(code), name, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
+
+
+def serve(repository: Path, *arguments: str) -> subprocess.Popen[str]:
+    """``autogaze serve`` on free ports."""
+    return run_command("serve", "--model-repository", str(repository), *FREE_PORTS, *arguments)
+
+
+def wait_until_ready(process: subprocess.Popen[str]) -> str:
+    """Reads up to the line that names the URLs, and returns where gRPC listens."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if match := re.search(r"ready: gRPC (\S+), HTTP \S+, metrics http://\S+/metrics", line):
+            return match[1]
+    pytest.fail(f"never ready: {process.communicate()[1]}")

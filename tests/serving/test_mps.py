@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from autogaze_backend.serving import MultiProcessService, ServerStartError, TritonInstallation
-from serving.serving_helpers import double, run_command, server_processes
-from serving.test_serve_command import _FREE_PORTS, _wait_until_ready
+from serving.serving_helpers import double, serve, server_processes, wait_until_ready
 
 RECORDER = """#!{python}
 import os, sys
@@ -64,16 +63,11 @@ def test_a_machine_without_it_is_told_what_to_do(tmp_path, monkeypatch):
 
 @pytest.mark.server
 def test_a_server_and_its_processes_use_it(
-    tmp_path, monkeypatch, installation: TritonInstallation, echo_repository: Path
+    tmp_path, monkeypatch, installation: TritonInstallation, echo_repository: Path, bundle: Path
 ):
     log = install(tmp_path, monkeypatch)
-    bundle = tmp_path / "bundle"
-    bundle.mkdir()
-    (bundle / "manifest.json").write_text("{}")
-    process = run_command(
-        "serve", "--model-repository", str(echo_repository), "--bundle", str(bundle), "--mps", *_FREE_PORTS
-    )
-    url = _wait_until_ready(process)
+    process = serve(echo_repository, "--bundle", str(bundle), "--mps")
+    url = wait_until_ready(process)
     (started,) = log.read_text().splitlines()
     variable = f"CUDA_MPS_PIPE_DIRECTORY={started.split()[-1]}".encode()
     stubs = [

@@ -4,46 +4,31 @@ import json
 import os
 import re
 import signal
-import subprocess
 import urllib.request
 from pathlib import Path
 
 import pytest
 from autogaze_backend.serving import TritonInstallation
-from serving.serving_helpers import double, run_command, server_processes, wait_for, write_model
+from serving.serving_helpers import (
+    FREE_PORTS,
+    double,
+    run_command,
+    serve,
+    server_processes,
+    wait_for,
+    wait_until_ready,
+    write_model,
+)
 
 pytestmark = pytest.mark.server
-
-_FREE_PORTS = tuple(f"--{name}-port=0" for name in ("http", "grpc", "metrics", "supervisor"))
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    (folder / "manifest.json").write_text("{}")
-    return folder
-
-
-def _serve(repository: Path, *arguments: str) -> subprocess.Popen[str]:
-    return run_command("serve", "--model-repository", str(repository), *_FREE_PORTS, *arguments)
-
-
-def _wait_until_ready(process: subprocess.Popen[str]) -> str:
-    """Reads up to the line that names the URLs, and returns where gRPC listens."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if match := re.search(r"ready: gRPC (\S+), HTTP \S+, metrics http://\S+/metrics", line):
-            return match[1]
-    pytest.fail(f"never ready: {process.communicate()[1]}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_told_to_stop(
     installation: TritonInstallation, echo_repository: Path, bundle: Path, number: signal.Signals
 ) -> None:
-    process = _serve(echo_repository, "--bundle", os.path.relpath(bundle))
-    url = _wait_until_ready(process)
+    process = serve(echo_repository, "--bundle", os.path.relpath(bundle))
+    url = wait_until_ready(process)
     assert process.stdout is not None
     assert f"autogaze gaze video.mp4 --url {url} " in process.stdout.readline()
     page = process.stdout.readline().split()[-1]
@@ -61,8 +46,8 @@ def test_it_serves_until_it_is_told_to_stop(
 
 
 def test_a_second_signal_stops_at_once(installation: TritonInstallation, echo_repository: Path) -> None:
-    process = _serve(echo_repository)
-    _wait_until_ready(process)
+    process = serve(echo_repository)
+    wait_until_ready(process)
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None
     assert any("stopping" in line for line in process.stdout)
@@ -76,7 +61,7 @@ def test_a_second_signal_stops_at_once(installation: TritonInstallation, echo_re
 def test_a_number_of_instances_that_is_none_is_refused(
     installation: TritonInstallation, echo_repository: Path, what: str
 ) -> None:
-    process = _serve(echo_repository, f"--{what}-instances", "none")
+    process = serve(echo_repository, f"--{what}-instances", "none")
     _, log = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"AUTOGAZE_{what.upper()}_INSTANCES is 'none'; it must be a whole number of at least 1" in log
@@ -86,7 +71,7 @@ def test_a_number_of_instances_that_is_none_is_refused(
 def test_a_server_that_cannot_load_its_models_exits_with_the_reason(
     installation: TritonInstallation, broken_repository: Path
 ) -> None:
-    process = _serve(broken_repository)
+    process = serve(broken_repository)
     _, log = process.communicate(timeout=60)
     assert process.returncode == 1
     reason = log[log.index("autogaze serve:") :]
@@ -101,8 +86,8 @@ def _kill(owner: int, name: str) -> None:
 def test_without_restarts_a_server_that_dies_ends_the_command(
     installation: TritonInstallation, echo_repository: Path
 ) -> None:
-    process = _serve(echo_repository, "--max-restarts", "0")
-    _wait_until_ready(process)
+    process = serve(echo_repository, "--max-restarts", "0")
+    wait_until_ready(process)
     _kill(process.pid, "tritonserver")
     _, log = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -117,10 +102,10 @@ def test_a_killed_stub_is_replaced_and_the_log_says_so(
 ) -> None:
     process = run_command(
         "serve",
-        *("--model-repository", str(echo_repository), *_FREE_PORTS),
+        *("--model-repository", str(echo_repository), *FREE_PORTS),
         env={**os.environ, "AUTOGAZE_LOG_FORMAT": log_format, "AUTOGAZE_BUNDLE": ""},
     )
-    url = _wait_until_ready(process)
+    url = wait_until_ready(process)
     assert process.stdout is not None
     _kill(process.pid, "triton_python_backend_stub")
     assert any("restarting: the process" in line for line in process.stdout)
@@ -153,8 +138,8 @@ def test_a_signal_during_a_restart_ends_the_command_cleanly(
             def execute(self, requests):
                 return []
     """
-    process = _serve(write_model(tmp_path, "echo", source))
-    _wait_until_ready(process)
+    process = serve(write_model(tmp_path, "echo", source))
+    wait_until_ready(process)
     _kill(process.pid, "triton_python_backend_stub")
     assert wait_for(lambda: not (tmp_path / "echo" / "again").exists(), 60)
     process.send_signal(signal.SIGTERM)
@@ -176,7 +161,7 @@ def test_a_signal_during_a_restart_ends_the_command_cleanly(
 def test_bad_supervision_options_are_refused_before_anything_starts(
     echo_repository: Path, option: tuple[str, str], message: str
 ) -> None:
-    process = _serve(echo_repository, *option)
+    process = serve(echo_repository, *option)
     said, log = process.communicate(timeout=60)
     assert process.returncode != 0
     assert said == ""
@@ -185,8 +170,8 @@ def test_bad_supervision_options_are_refused_before_anything_starts(
 
 
 def test_the_page_can_be_off(installation: TritonInstallation, echo_repository: Path) -> None:
-    process = _serve(echo_repository, "--supervisor-port", "off")
-    _wait_until_ready(process)
+    process = serve(echo_repository, "--supervisor-port", "off")
+    wait_until_ready(process)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0
@@ -196,7 +181,7 @@ def test_the_page_can_be_off(installation: TritonInstallation, echo_repository: 
 def test_a_folder_that_is_no_bundle_is_refused_before_anything_starts(
     echo_repository: Path, tmp_path: Path
 ) -> None:
-    process = _serve(echo_repository, "--bundle", str(tmp_path))
+    process = serve(echo_repository, "--bundle", str(tmp_path))
     said, log = process.communicate(timeout=60)
     assert process.returncode == 1
     assert said == ""

@@ -8,14 +8,6 @@ from autogaze_client._errors import CheckpointError, NotFoundError
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    (folder / "manifest.json").write_text("{}")
-    return folder
-
-
-@pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A repository whose generating models have no bundle of their own."""
     root = tmp_path / "models"

@@ -7,8 +7,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -144,6 +145,17 @@ class Command:
             environment["AUTOGAZE_CLIP_INSTANCES"] = args.clip_instances
         if args.stream_instances is not None:
             environment["AUTOGAZE_STREAM_INSTANCES"] = args.stream_instances
+        config = TritonServerConfig(
+            repository,
+            http_port=args.http_port,
+            grpc_port=args.grpc_port,
+            metrics_port=args.metrics_port,
+            host=args.host,
+            environment=environment,
+            log_verbose=1 if args.verbose else 0,
+            tls=_tls(args),
+            restricted=tuple(RestrictedProtocols.parse(text) for text in args.restrict),
+        )
         supervision = SupervisionConfig(
             port=args.supervisor_port,
             canary_interval=args.canary_seconds,
@@ -153,19 +165,8 @@ class Command:
         )
         configure_logging()
         with _stop_signals(), _shared_gpu(args.mps) as shared:
-            config = TritonServerConfig(
-                repository,
-                http_port=args.http_port,
-                grpc_port=args.grpc_port,
-                metrics_port=args.metrics_port,
-                host=args.host,
-                environment={**environment, **shared},
-                log_verbose=1 if args.verbose else 0,
-                tls=_tls(args),
-                restricted=tuple(RestrictedProtocols.parse(text) for text in args.restrict),
-            )
             server = SupervisedServer(
-                config,
+                replace(config, environment={**environment, **shared}),
                 supervision,
                 on_log=_show_log,
                 installation=ensure_installation(progress=_say),
@@ -211,7 +212,7 @@ def _tls(args: argparse.Namespace) -> ServerTLS | None:
 
 
 @contextmanager
-def _shared_gpu(wanted: bool) -> Iterator[dict[str, str]]:
+def _shared_gpu(wanted: bool) -> Iterator[Mapping[str, str]]:
     """Runs the Multi-Process Service where it is wanted; yields what the server's processes must know of it."""
     if not wanted:
         yield {}

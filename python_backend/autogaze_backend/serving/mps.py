@@ -84,7 +84,10 @@ class MultiProcessService:
                 check=True,
             )
         except (OSError, subprocess.SubprocessError) as error:
-            raise ServerStartError(f"{' '.join(command)} failed: {error}\n{self._log()}".rstrip()) from error
+            raise ServerStartError(
+                f"the Multi-Process Service failed: {error}; correct what its log names, or serve without --mps\n"
+                f"{self._log()}".rstrip()
+            ) from error
 
     def _log(self) -> str:
         """What the service wrote last."""

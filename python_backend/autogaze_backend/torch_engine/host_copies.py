@@ -21,7 +21,15 @@ _SHARE = 2 << 20
 
 
 def copy_clips(clips: Sequence[NDArray[np.uint8]], target: NDArray[np.uint8]) -> None:
-    """Copies clips ``[T, ...]`` one after another to ``target``, ``[ΣT, ...]``."""
+    """Copies clips one after another.
+
+    Args:
+        clips: uint8 ``[T, H, W, C]`` each, contiguous or not.
+        target: uint8 ``[sum of T, H, W, C]``; nobody writes to it any more when this returns or raises.
+
+    Raises:
+        ValueError: a clip's frames have another shape than the target's.
+    """
     shares = min(_THREADS, len(os.sched_getaffinity(0)), target.nbytes // _SHARE)
     if shares < 2:
         _copy(_pieces(clips, target))
