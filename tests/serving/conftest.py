@@ -59,7 +59,7 @@ def echo_server(installation: TritonInstallation, echo_repository: Path) -> Iter
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
+def blank_bundle(tmp_path: Path) -> Path:
     """What passes for a bundle where no model reads it."""
     folder = tmp_path / "bundle"
     folder.mkdir()

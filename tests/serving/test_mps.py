@@ -63,10 +63,10 @@ def test_a_machine_without_it_is_told_what_to_do(tmp_path, monkeypatch):
 
 @pytest.mark.server
 def test_a_server_and_its_processes_use_it(
-    tmp_path, monkeypatch, installation: TritonInstallation, echo_repository: Path, bundle: Path
+    tmp_path, monkeypatch, installation: TritonInstallation, echo_repository: Path, blank_bundle: Path
 ):
     log = install(tmp_path, monkeypatch)
-    process = serve(echo_repository, "--bundle", str(bundle), "--mps")
+    process = serve(echo_repository, "--bundle", str(blank_bundle), "--mps")
     url = wait_until_ready(process)
     (started,) = log.read_text().splitlines()
     variable = f"CUDA_MPS_PIPE_DIRECTORY={started.split()[-1]}".encode()

@@ -25,9 +25,9 @@ pytestmark = pytest.mark.server
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_told_to_stop(
-    installation: TritonInstallation, echo_repository: Path, bundle: Path, number: signal.Signals
+    installation: TritonInstallation, echo_repository: Path, blank_bundle: Path, number: signal.Signals
 ) -> None:
-    process = serve(echo_repository, "--bundle", os.path.relpath(bundle))
+    process = serve(echo_repository, "--bundle", os.path.relpath(blank_bundle))
     url = wait_until_ready(process)
     assert process.stdout is not None
     assert f"autogaze gaze video.mp4 --url {url} " in process.stdout.readline()
@@ -39,7 +39,7 @@ def test_it_serves_until_it_is_told_to_stop(
     said, log = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "stopping" in said
-    assert f"echo: bundle={bundle}" in log
+    assert f"echo: bundle={blank_bundle}" in log
     assert "successfully unloaded 'echo'" in log
     assert "Traceback" not in log
     assert not server_processes(process.pid)

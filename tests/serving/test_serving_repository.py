@@ -38,25 +38,27 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_the_named_bundle_wins_and_is_made_absolute(
-    bundle: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blank_bundle: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     found = require_bundles(models, Path("bundle"), {"AUTOGAZE_BUNDLE": "/elsewhere"})
-    assert found == {"AUTOGAZE_BUNDLE": str(bundle)}
+    assert found == {"AUTOGAZE_BUNDLE": str(blank_bundle)}
 
 
-def test_the_environment_names_the_bundle_and_is_checked(bundle: Path, models: Path) -> None:
-    assert require_bundles(models, None, {"AUTOGAZE_BUNDLE": str(bundle)}) == {"AUTOGAZE_BUNDLE": str(bundle)}
+def test_the_environment_names_the_bundle_and_is_checked(blank_bundle: Path, models: Path) -> None:
+    assert require_bundles(models, None, {"AUTOGAZE_BUNDLE": str(blank_bundle)}) == {
+        "AUTOGAZE_BUNDLE": str(blank_bundle)
+    }
     with pytest.raises(NotFoundError, match="/elsewhere"):
         require_bundles(models, None, {"AUTOGAZE_BUNDLE": "/elsewhere"})
 
 
-def test_without_either_every_generating_model_needs_its_own(bundle: Path, models: Path) -> None:
+def test_without_either_every_generating_model_needs_its_own(blank_bundle: Path, models: Path) -> None:
     with pytest.raises(
         NotFoundError, match=r"autogaze_generate has no bundle: pass --bundle DIR.*autogaze build"
     ):
         require_bundles(models, None, {})
-    bundle.rename(models / "autogaze_generate" / "1" / "bundle")
+    blank_bundle.rename(models / "autogaze_generate" / "1" / "bundle")
     with pytest.raises(NotFoundError, match="autogaze_stream has no bundle"):
         require_bundles(models, None, {})
     own = models / "autogaze_stream" / "1" / "bundle"
