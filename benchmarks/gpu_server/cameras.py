@@ -39,8 +39,8 @@ class Cameras:
 
     Attributes:
         url: of the server.
-        streams: of this process.
-        first: number of its first camera, of all.
+        numbers: its cameras, of all. Every nth, so that no process sends its frames in a burst: starts are spread
+            by number.
         total: cameras of all processes.
         shared: whether frames go through shared memory.
         opens: ``time.monotonic()`` at which the cameras start.
@@ -48,8 +48,7 @@ class Cameras:
     """
 
     url: str
-    streams: int
-    first: int
+    numbers: range
     total: int
     shared: bool
     opens: float
@@ -149,7 +148,7 @@ async def _play(cameras: Cameras) -> Outcome:
                     free = answered
                     index += 1
 
-        await asyncio.gather(*(camera(cameras.first + index) for index in range(cameras.streams)))
+        await asyncio.gather(*(camera(number) for number in cameras.numbers))
     return Outcome(np.array(latencies), np.array(late), given_up[0], time.process_time() - used)
 
 
@@ -164,13 +163,12 @@ def measure(
 ) -> Outcome:
     """All cameras, shared out to processes; ``watch`` is called when frames begin to count, and at the end."""
     workers = min(processes, streams)
-    shares = [streams // workers + (index < streams % workers) for index in range(workers)]
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         list(pool.map(time.sleep, [0.5] * workers))
         opens = time.monotonic() + 2.0
         parts = [
-            Cameras(url, share, sum(shares[:index]), streams, shared, opens, seconds)
-            for index, share in enumerate(shares)
+            Cameras(url, range(index, streams, workers), streams, shared, opens, seconds)
+            for index in range(workers)
         ]
         outcomes = pool.map(play, parts)
         for moment in (opens + WARM_SECONDS, opens + WARM_SECONDS + seconds):

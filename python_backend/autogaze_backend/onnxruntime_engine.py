@@ -26,6 +26,10 @@ _SPARES = 2
 
 _CUDA = "CUDAExecutionProvider"
 
+# As the package requires, but onnxruntime-gpu in place of onnxruntime is nothing that pip checks. 1.27 computes the
+# attention of these graphs wrongly on a CPU: it chooses other tokens, and says nothing.
+_OLDEST = (1, 30)
+
 # What the host reads of a call, in the order of binding.
 _RECORD = ("ids", "count", "finished", "confidences", "losses", "logits", "new_chosen")
 
@@ -44,8 +48,15 @@ class OnnxRuntimeEngine:
         Raises:
             InvalidInputError: the bundle is for another engine.
             CheckpointError: it has no masked graphs, or ONNX Runtime cannot load a graph.
-            ServerUnavailableError: ONNX Runtime cannot use the GPU.
+            ServerUnavailableError: ONNX Runtime is too old, or cannot use the GPU.
         """
+        if tuple(int(part) for part in ort.__version__.split(".")[:2]) < _OLDEST:
+            oldest = ".".join(map(str, _OLDEST))
+            raise ServerUnavailableError(
+                f"ONNX Runtime {ort.__version__} is installed, and {oldest} is the oldest that runs these graphs (1.27 "
+                f"chooses other tokens on a CPU): pip install 'onnxruntime>={oldest}', or 'onnxruntime-gpu>={oldest}' "
+                "in its place"
+            )
         if bundle.engine != "onnxruntime":
             raise InvalidInputError(
                 f"{bundle.path} was built for engine {bundle.engine!r}, not 'onnxruntime'"
@@ -123,7 +134,7 @@ class OnnxRuntimeEngine:
         return ServerUnavailableError(
             f"ONNX Runtime {ort.__version__} cannot use cuda:{self._gpu}: install onnxruntime-gpu in place of "
             "onnxruntime, with the CUDA and cuDNN libraries that it was built for "
-            "(pip install 'onnxruntime-gpu[cuda,cudnn]'), or serve with another engine or device"
+            "(pip install 'onnxruntime-gpu[cuda,cudnn]>=1.30'), or serve with another engine or device"
         )
 
     @property

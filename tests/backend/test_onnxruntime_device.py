@@ -142,6 +142,29 @@ def test_fast_agrees_with_float32_as_it_does_on_the_cpu(seeded_checkpoint, bundl
     assert 0 < found.max_task_loss_difference < 0.01
 
 
+@pytest.mark.parametrize(
+    ("version", "right"),
+    [("1.27.0", False), ("1.29.1", False), ("1.30.0", True), ("1.32.0.dev20261101", True), ("2.0", True)],
+)
+@pytest.mark.parametrize("gpu", [None, 0])
+def test_an_onnx_runtime_that_chooses_other_tokens_is_refused(version, right, gpu, old_bundle, monkeypatch):
+    monkeypatch.setattr(onnxruntime_engine.ort, "__version__", version)
+    if right and gpu is None:
+        OnnxRuntimeEngine(Bundle.load(old_bundle)).close()
+        return
+    # What is asked next on a GPU is the bundle's graphs.
+    error, message = (
+        (CheckpointError, "has no masked graphs")
+        if right
+        else (
+            ServerUnavailableError,
+            rf"ONNX Runtime {version} is installed, and 1\.30 is the oldest .*onnxruntime>=1\.30",
+        )
+    )
+    with pytest.raises(error, match=message):
+        OnnxRuntimeEngine(Bundle.load(old_bundle), gpu=gpu)
+
+
 @pytest.fixture
 def old_bundle(bundle, tmp_path) -> Path:
     """As bundles were before there were masked graphs."""

@@ -26,9 +26,10 @@ triton = pytest.importorskip("triton", reason="needs triton; pip install --no-de
 from autogaze_backend.torch_engine.encoder import TorchSteps, encode  # noqa: E402
 from autogaze_backend.torch_engine.encoder_launching import TritonSteps  # noqa: E402
 from autogaze_backend.torch_engine.halves import split_halves  # noqa: E402
-from autogaze_backend.torch_engine.launching import TILINGS, TritonOps  # noqa: E402
+from autogaze_backend.torch_engine.launching import TritonOps  # noqa: E402
 from autogaze_backend.torch_engine.reference import ReferenceOps  # noqa: E402
 from autogaze_backend.torch_engine.state import Sizes, SlotState, Work, pack_inputs  # noqa: E402
+from autogaze_backend.torch_engine.tilings import TILINGS  # noqa: E402
 from autogaze_backend.torch_engine.weights import decoder_weights, encoder_weights  # noqa: E402
 
 pytestmark = [
@@ -63,8 +64,9 @@ SIZES = Sizes(slots=5, rows=4, pages=16, max_pages=3, window=2)
 SLOTS = [3, 0, 2]
 # Counters and choices of every slot, of which no bit may differ.
 EXACT = ("first", "length", "position", "anchor", "group", "chosen", "budget", "running", "frame", "cursor")
-# The tilings of many tokens, for few: the interpreter could not pay for many tokens.
-LARGE = {(exact, few): TILINGS[exact, False] for exact, few in TILINGS}
+# The tilings of more tokens, for few: the interpreter could not pay for them.
+LARGE = {(exact, size): TILINGS[exact, "large"] for exact, size in TILINGS}
+MEDIUM = {(exact, size): TILINGS[exact, "medium"] for exact, size in TILINGS}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,7 +133,8 @@ class Side:
         self.ops.step(SIZES.rows)
 
     def _send(self) -> None:
-        host = np.zeros(self.work.inputs.numel(), np.int32)
+        # Beyond the call's rows lies whatever was there; no kernel may look for a slot of that number.
+        host = np.full(self.work.inputs.numel(), 1 << 30, np.int32)
         pack_inputs(host, np.array(SLOTS))
         self.work.inputs.copy_(torch.from_numpy(host))
 
@@ -161,10 +164,11 @@ def compare(found: Side, expected: Side, ran: list[bool], tolerance: float) -> N
     ("dtype", "tilings", "steps", "tolerance"),
     [
         (torch.float32, None, [3, 1], 1e-3),
+        (torch.float32, MEDIUM, [1], 1e-3),
         (torch.float32, LARGE, [1], 1e-3),
         (torch.float16, None, [1], 3e-2),
     ],
-    ids=["exact", "exact-large", "fast"],
+    ids=["exact", "exact-medium", "exact-large", "fast"],
 )
 def test_frames_are_those_of_plain_torch(dtype, tilings, steps, tolerance):
     """Two frames of three rows: one stops early, one has a small budget, some leave positions behind."""
@@ -275,8 +279,9 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.torch_engine.encoder_launching import TritonSteps
-from autogaze_backend.torch_engine.launching import TILINGS, TritonOps
+from autogaze_backend.torch_engine.launching import TritonOps
 from autogaze_backend.torch_engine.state import Sizes, SlotState, Work
+from autogaze_backend.torch_engine.tilings import TILINGS
 from autogaze_backend.torch_engine.weights import decoder_weights, encoder_weights
 from autogaze_export.binding import weight_shapes
 from goldens.checkpoint import config
@@ -298,7 +303,8 @@ def record(dtype, chained, few):
     state = SlotState(spec, sizes, cpu, dtype, halves=True)
     work = Work(spec, sizes, decoder.heads.shape[-1], cpu, dtype)
     exact = dtype == torch.float32
-    ops = TritonOps(spec, decoder, state, work, {(exact, True): TILINGS[exact, few]})
+    large = {(exact, size): TILINGS[exact, "large"] for size in ("small", "medium")}
+    ops = TritonOps(spec, decoder, state, work, None if few else large)
     ops._chained = chained
     rows = 1 if few else 4
     ops.prefill(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from autogaze_backend.torch_engine.halves import after_previous
+from autogaze_backend.torch_engine.halves import after_all_but_previous, after_previous_too
 
 
 @triton.jit
@@ -27,15 +27,24 @@ def _attend(
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
     PAGE: tl.constexpr,
+    PAGES: tl.constexpr,
     PARTS: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """One page of keys joins the running softmax (base 2); parts as in ``halves``."""
-    p = tl.arange(0, PAGE)
+    """Some pages of keys join the running softmax (base 2); parts as in ``halves``.
+
+    ``page`` is the number of the page, or with several the number of each key's.
+    """
+    p = tl.arange(0, PAGES * PAGE)
     d = tl.arange(0, HEAD)
     base = (page.to(tl.int64) * HEADS + head) * (PAGE * HEAD)
-    keys = cache + base + p[None, :] * HEAD + d[:, None]
-    values = cache + PARTS * plane + base + p[:, None] * HEAD + d[None, :]
+    if PAGES == 1:
+        keys = cache + base + p[None, :] * HEAD + d[:, None]
+        values = cache + PARTS * plane + base + p[:, None] * HEAD + d[None, :]
+    else:
+        base += (p % PAGE) * HEAD
+        keys = cache + base[None, :] + d[:, None]
+        values = cache + PARTS * plane + base[:, None] + d[None, :]
     k = tl.load(keys)
     scores = tl.dot(q, k)
     if PARTS == 2:
@@ -88,6 +97,7 @@ def attention_kernel(
     SPLITS: tl.constexpr,
     ONE_LOOP: tl.constexpr,
     QUERIES: tl.constexpr,
+    PAGES: tl.constexpr,
     SCALE: tl.constexpr,
     PARTS: tl.constexpr,
     CHAINED: tl.constexpr,
@@ -95,24 +105,27 @@ def attention_kernel(
     """Query i of a row sees the cached tokens from ``first`` on up to its own place.
 
     With ``LAST`` only a row's read-out token asks, and its result lies at the row's place. Of the programs that
-    share a row's keys, the one that is done last joins what all of them found.
+    share a row's keys, the one that is done last joins what all of them found; each of them takes ``PAGES`` pages
+    at once, and at least these.
     """
     rows = tl.load(active)
-    after_previous(CHAINED)
     # A cache of more than 32 GiB has planes whose double is beyond 32 bits.
     plane = tl.cast(plane, tl.int64)
     row = tl.program_id(1) // HEADS
     head = tl.program_id(1) % HEADS
     split = tl.program_id(2)
     s0 = tl.program_id(0) * QUERIES
+    after_all_but_previous(CHAINED)
+    tokens = tl.load(count + row, cache_modifier=".cg")
+    # Beyond the call's rows lies whatever the host left there.
+    slot = tl.load(slots + row, mask=row < rows, other=0).to(tl.int64)
+    begin = tl.load(first + slot, cache_modifier=".cg")
+    stored = tl.load(length + slot, cache_modifier=".cg")
+    after_previous_too(CHAINED)
     if row < rows:
-        tokens = tl.load(count + row)
         if LAST:
             s0 = tokens - 1
         if (s0 >= 0) & (s0 < tokens):
-            slot = tl.load(slots + row).to(tl.int64)
-            begin = tl.load(first + slot)
-            stored = tl.load(length + slot)
             page0 = begin // PAGE
             low = (begin - page0 * PAGE).to(tl.int32)
             # The place of the row's first new token, counted from the start of its first page.
@@ -120,8 +133,8 @@ def attention_kernel(
             s = s0 + tl.arange(0, QUERIES)
             high = new + s
             pages = (new + tl.minimum(s0 + QUERIES, tokens) + PAGE - 1) // PAGE
-            share = (pages + SPLITS - 1) // SPLITS
             # A short cache has fewer parts than programs.
+            share = tl.maximum((pages + SPLITS - 1) // SPLITS, PAGES)
             parts = (pages + share - 1) // share
             from_page = split * share
             to_page = tl.minimum(from_page + share, pages)
@@ -143,11 +156,19 @@ def attention_kernel(
             row_table = table + slot * MAX_PAGES
             if ONE_LOOP:
                 # Few pages a program: one loop whose loads overlap is worth more than masks that are spared.
-                for index in range(from_page, to_page):
-                    page = tl.load(row_table + (page0 + index) % MAX_PAGES)
+                p = tl.arange(0, PAGES * PAGE)
+                for index in range(from_page, to_page, PAGES):
+                    if PAGES == 1:
+                        page = tl.load(row_table + (page0 + index) % MAX_PAGES)
+                        j = index * PAGE + p
+                    else:
+                        own = index + p // PAGE < to_page
+                        page = tl.load(row_table + (page0 + index + p // PAGE) % MAX_PAGES, mask=own, other=0)
+                        # What is past this program's pages comes after every query.
+                        j = tl.where(own, index * PAGE + p, 1 << 30)
                     peak, weights, mixed, mixed_low = _attend(
-                        q, q_low, peak, weights, mixed, mixed_low, cache, plane, page, head, index * PAGE + places,
-                        low, high, SCALE, HEADS, HEAD, PAGE, PARTS, True,
+                        q, q_low, peak, weights, mixed, mixed_low, cache, plane, page, head, j, low, high,
+                        SCALE, HEADS, HEAD, PAGE, PAGES, PARTS, True,
                     )  # fmt: skip
             else:
                 # Only the first page and those that reach into the new tokens need a mask.
@@ -155,19 +176,19 @@ def attention_kernel(
                     page = tl.load(row_table + page0 % MAX_PAGES)
                     peak, weights, mixed, mixed_low = _attend(
                         q, q_low, peak, weights, mixed, mixed_low, cache, plane, page, head, places, low, high,
-                        SCALE, HEADS, HEAD, PAGE, PARTS, True,
+                        SCALE, HEADS, HEAD, PAGE, 1, PARTS, True,
                     )  # fmt: skip
                 for index in range(tl.maximum(from_page, 1), tl.minimum(to_page, whole)):
                     page = tl.load(row_table + (page0 + index) % MAX_PAGES)
                     peak, weights, mixed, mixed_low = _attend(
                         q, q_low, peak, weights, mixed, mixed_low, cache, plane, page, head, places, low, high,
-                        SCALE, HEADS, HEAD, PAGE, PARTS, False,
+                        SCALE, HEADS, HEAD, PAGE, 1, PARTS, False,
                     )  # fmt: skip
                 for index in range(tl.maximum(tl.maximum(from_page, whole), 1), to_page):
                     page = tl.load(row_table + (page0 + index) % MAX_PAGES)
                     peak, weights, mixed, mixed_low = _attend(
                         q, q_low, peak, weights, mixed, mixed_low, cache, plane, page, head, index * PAGE + places,
-                        low, high, SCALE, HEADS, HEAD, PAGE, PARTS, True,
+                        low, high, SCALE, HEADS, HEAD, PAGE, 1, PARTS, True,
                     )  # fmt: skip
             if PARTS == 2:
                 mixed += mixed_low * (1.0 / 2048.0)

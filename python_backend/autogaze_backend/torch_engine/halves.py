@@ -43,6 +43,25 @@ def after_previous(CHAINED: tl.constexpr):
 
 
 @triton.jit
+def after_all_but_previous(CHAINED: tl.constexpr):
+    """Waits for the end of every kernel but the one before, which ``after_previous_too`` waits for.
+
+    With one kernel launched ahead that is so from the start, since the one before has waited. What is loaded between
+    the two comes while the one before works. It must go past the first-level cache (``.cg``), which may remember what
+    was there earlier.
+    """
+    if CHAINED != 1:
+        after_previous(CHAINED)
+
+
+@triton.jit
+def after_previous_too(CHAINED: tl.constexpr):
+    """See ``after_all_but_previous``."""
+    if CHAINED == 1:
+        after_previous(CHAINED)
+
+
+@triton.jit
 def product(values, weight, plane, total, low, PARTS: tl.constexpr):
     """Adds ``values @ weight`` to the sums; ``weight`` points at the first part, ``plane`` elements before the next.
 

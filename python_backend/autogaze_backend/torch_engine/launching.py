@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,50 +24,15 @@ from autogaze_backend.torch_engine.linear_kernels import (
 from autogaze_backend.torch_engine.pages import PAGE
 from autogaze_backend.torch_engine.selection_kernels import select_kernel
 from autogaze_backend.torch_engine.state import SlotState, Work
+from autogaze_backend.torch_engine.tilings import (
+    MEDIUM,
+    TILINGS,
+    AttentionTiling,
+    LinearTiling,
+    Tiling,
+    size_of,
+)
 from autogaze_backend.torch_engine.weights import HEAD_COLUMNS, DecoderWeights, LayerWeights
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """Shapes of the programs of a call.
-
-    Attributes:
-        tokens: tokens of a program of the linear layers.
-        columns: output columns of one.
-        shared: depth of one step of a product.
-        heads: heads of one program of the query, key and value product.
-        warps: of such a program.
-        stages: of its software pipeline.
-        queries: queries of a program of attention.
-        attention_warps: of such a program.
-        attention_stages: of its software pipeline.
-    """
-
-    tokens: int
-    columns: int
-    shared: int
-    heads: int
-    warps: int
-    stages: int
-    queries: int
-    attention_warps: int
-    attention_stages: int
-
-
-# Fewer tokens than this in a call: small programs, so that all multiprocessors have work.
-FEW_TOKENS = 1024
-
-# By whether the arithmetic is float32, and whether the tokens are few.
-TILINGS: dict[tuple[bool, bool], Tiling] = {
-    (True, True): Tiling(16, 32, 64, 1, 2, 3, 16, 2, 2),
-    (True, False): Tiling(64, 64, 64, 2, 4, 2, 64, 4, 2),
-    (False, True): Tiling(16, 32, 64, 1, 2, 5, 16, 2, 3),
-    (False, False): Tiling(64, 64, 64, 2, 4, 3, 64, 4, 3),
-}
-
-# Programs of attention that a call should have, where that can be reached by splitting the keys; float32 has more
-# to do in each. Measured on an H100, as the tilings.
-_PROGRAMS = {True: 640, False: 512}
 
 # Whether kernels are launched ahead of the end of the one before, where the device can.
 CHAINED = True
@@ -86,7 +50,7 @@ class TritonOps:
         weights: DecoderWeights,
         state: SlotState,
         work: Work,
-        tilings: dict[tuple[bool, bool], Tiling] | None = None,
+        tilings: dict[tuple[bool, str], Tiling] | None = None,
     ) -> None:
         self._spec, self._weights, self._state, self._work = spec, weights, state, work
         self._tilings = tilings or TILINGS
@@ -124,6 +88,7 @@ class TritonOps:
             state.first,
             state.vision,
             self._weights.embed,
+            self._weights.angles,
             self._weights.frequency,
             work.x,
             work.cos,
@@ -158,6 +123,7 @@ class TritonOps:
             state.anchor,
             state.running,
             self._weights.embed,
+            self._weights.angles,
             self._weights.frequency,
             work.x,
             work.cos,
@@ -188,7 +154,7 @@ class TritonOps:
             last = index == spec.num_layers - 1
             self._launch(
                 qkv_kernel,
-                (tiles, 3 * spec.num_heads // tiling.heads),
+                (tiles, 3 * spec.num_heads // tiling.qkv.columns),
                 work.x,
                 layer.input_norm,
                 layer.qkv,
@@ -203,6 +169,7 @@ class TritonOps:
                 state.cache[index],
                 self._plane,
                 per_row,
+                OPENED=index == 0,
                 WIDTH=spec.hidden_size,
                 HEADS=spec.num_heads,
                 HALF=spec.head_dim // 2,
@@ -211,9 +178,9 @@ class TritonOps:
                 EPSILON=spec.rms_norm_eps,
                 TOKENS=tiling.tokens,
                 SHARED=tiling.shared,
-                HEADS_AT_ONCE=tiling.heads,
+                HEADS_AT_ONCE=tiling.qkv.columns,
                 PARTS=self._parts,
-                num_warps=tiling.warps,
+                num_warps=tiling.qkv.warps,
                 num_stages=tiling.stages,
             )
             self._attention(index, rows, per_row, last)
@@ -221,8 +188,7 @@ class TritonOps:
 
     def _attention(self, index: int, rows: int, per_row: int, last: bool) -> None:
         spec, state, work = self._spec, self._state, self._work
-        tiling = self._tiling(rows * per_row)
-        queries, tiles, splits = self._attention_tiles(rows, per_row, last)
+        tiling, tiles, splits = self._attention_tiles(rows, per_row, last)
         self._launch(
             attention_kernel,
             (tiles, rows * spec.num_heads, splits),
@@ -248,11 +214,12 @@ class TritonOps:
             MAX_PAGES=state.table.shape[1],
             SPLITS=splits,
             ONE_LOOP=splits > 1,
-            QUERIES=queries,
+            QUERIES=tiling.queries,
+            PAGES=tiling.pages,
             SCALE=spec.head_dim**-0.5 * math.log2(math.e),
             PARTS=self._parts,
-            num_warps=tiling.attention_warps,
-            num_stages=tiling.attention_stages,
+            num_warps=tiling.warps,
+            num_stages=tiling.stages,
         )
 
     def _after_attention(self, layer: LayerWeights, rows: int, per_row: int, last: bool) -> None:
@@ -261,17 +228,20 @@ class TritonOps:
         tiling = self._tiling(tokens)
         tiles = triton.cdiv(tokens, tiling.tokens)
         y = work.last if last else work.x
-        shape = {
-            "TOKENS": tiling.tokens,
-            "SHARED": tiling.shared,
-            "COLUMNS": tiling.columns,
-            "PARTS": self._parts,
-            "num_warps": tiling.warps,
-            "num_stages": tiling.stages,
-        }
+
+        def shape(programs: LinearTiling) -> dict[str, int]:
+            return {
+                "TOKENS": tiling.tokens,
+                "SHARED": tiling.shared,
+                "COLUMNS": programs.columns,
+                "PARTS": self._parts,
+                "num_warps": programs.warps,
+                "num_stages": tiling.stages,
+            }
+
         self._launch(
             out_kernel,
-            (tiles, spec.hidden_size // tiling.columns),
+            (tiles, spec.hidden_size // tiling.plain.columns),
             work.mixed,
             layer.out,
             work.x,
@@ -281,13 +251,13 @@ class TritonOps:
             per_row,
             LAST=last,
             WIDTH=spec.hidden_size,
-            **shape,
+            **shape(tiling.plain),
         )
         per_row = 1 if last else per_row
         inner = {"WIDTH": spec.hidden_size, "INNER": spec.intermediate_size}
         self._launch(
             gate_up_kernel,
-            (tiles, spec.intermediate_size // tiling.columns),
+            (tiles, spec.intermediate_size // tiling.gate_up.columns),
             y,
             layer.post_norm,
             layer.gate_up,
@@ -296,18 +266,18 @@ class TritonOps:
             per_row,
             EPSILON=spec.rms_norm_eps,
             **inner,
-            **shape,
+            **shape(tiling.gate_up),
         )
         self._launch(
             down_kernel,
-            (tiles, spec.hidden_size // tiling.columns),
+            (tiles, spec.hidden_size // tiling.plain.columns),
             work.hidden,
             layer.down,
             y,
             work.active,
             per_row,
             **inner,
-            **shape,
+            **shape(tiling.plain),
         )
 
     def _select(self, rows: int, *, first: bool) -> None:
@@ -373,18 +343,19 @@ class TritonOps:
     @staticmethod
     def _order_of(tokens: int) -> int:
         """When a call's kernels are launched (``halves.after_previous``)."""
-        return 1 if tokens < FEW_TOKENS else 2
+        return 1 if tokens < MEDIUM else 2
 
     def _tiling(self, tokens: int) -> Tiling:
-        return self._tilings[self._exact, tokens < FEW_TOKENS]
+        return self._tilings[self._exact, size_of(tokens)]
 
-    def _attention_tiles(self, rows: int, per_row: int, last: bool) -> tuple[int, int, int]:
-        """Queries of a program, programs a head, and parts that the keys are split into."""
-        queries = 16 if last or per_row <= 16 else self._tiling(rows * per_row).queries
-        tiles = 1 if last else triton.cdiv(per_row, queries)
+    def _attention_tiles(self, rows: int, per_row: int, last: bool) -> tuple[AttentionTiling, int, int]:
+        """Shapes of the programs, programs a head, and parts that the keys are split into."""
+        call = self._tiling(rows * per_row)
+        tiling = call.last if last else call.group if per_row <= call.group.queries else call.frame
+        tiles = 1 if last else triton.cdiv(per_row, tiling.queries)
         programs = rows * self._spec.num_heads * tiles
-        splits = max(s for s in _SPLITS if s == 1 or programs * s <= _PROGRAMS[self._exact])
-        return queries, tiles, splits
+        splits = max(s for s in _SPLITS if s == 1 or (s <= tiling.splits and programs * s <= tiling.programs))
+        return tiling, tiles, splits
 
     def _split_capacity(self, most: int) -> tuple[int, int]:
         """Tokens times parts, and programs that share keys, of the largest split call."""

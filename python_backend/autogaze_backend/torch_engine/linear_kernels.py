@@ -15,15 +15,49 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from autogaze_backend.torch_engine.halves import after_previous, joined, product
+from autogaze_backend.torch_engine.halves import (
+    after_all_but_previous,
+    after_previous,
+    after_previous_too,
+    joined,
+    product,
+)
 
 
 @triton.jit
-def _angle(place, frequency, ROUNDED: tl.constexpr):
-    """As ``rotary.rotary_cos_sin``."""
-    exact = place.to(tl.float64)[:, None] * frequency[None, :]
-    rounded = place.to(tl.float32)[:, None] * frequency.to(tl.float32)[None, :]
-    return tl.where((place < ROUNDED)[:, None], rounded.to(tl.float64), exact)
+def _turn(place, angles, frequency, cos, sin, target, stored, HALF: tl.constexpr, ROUNDED: tl.constexpr):
+    """Stores cosines and sines of positions: from the table as far as it goes, then as ``rotary.rotary_cos_sin``."""
+    d = tl.arange(0, HALF)
+    known = (place >= 0) & (place < ROUNDED)
+    at = angles + place[:, None] * HALF + d[None, :]
+    c = tl.load(at, mask=known[:, None], other=0.0)
+    n = tl.load(at + ROUNDED * HALF, mask=known[:, None], other=0.0)
+    if tl.max(place, 0) >= ROUNDED:
+        # A float64 sine takes as long as the rest of the kernel.
+        angle = place.to(tl.float64)[:, None] * tl.load(frequency + d)[None, :]
+        c = tl.where(known[:, None], c, tl.cos(angle).to(tl.float32))
+        n = tl.where(known[:, None], n, tl.sin(angle).to(tl.float32))
+    target = target[:, None] * HALF + d[None, :]
+    tl.store(cos + target, c, mask=stored[:, None])
+    tl.store(sin + target, n, mask=stored[:, None])
+
+
+@triton.jit
+def _squares(TOKENS: tl.constexpr, SHARED: tl.constexpr):
+    """Where squares are summed: one sum at the end takes less time, but registers that a large program lacks."""
+    if TOKENS <= 16:
+        square = tl.zeros((TOKENS, SHARED), tl.float32)
+    else:
+        square = tl.zeros((TOKENS,), tl.float32)
+    return square
+
+
+@triton.jit
+def _scale(square, WIDTH: tl.constexpr, EPSILON: tl.constexpr):
+    """The factor of a root-mean-square norm, of each token."""
+    if len(square.shape) == 2:
+        square = tl.sum(square, 1)
+    return tl.rsqrt(square / WIDTH + EPSILON)[:, None]
 
 
 @triton.jit
@@ -37,6 +71,7 @@ def open_frame_kernel(
     first,
     vision,
     embed,
+    angles,
     frequency,
     x,
     cos,
@@ -88,11 +123,8 @@ def open_frame_kernel(
             learned.to(tl.float32) + seen.to(tl.float32),
             mask=(s < PER_ROW)[:, None] & inside,
         )
-        d = tl.arange(0, HALF)
-        angle = _angle(tl.load(position + slot) + s, tl.load(frequency + d), ROUNDED)
-        target = r[:, None] * HALF + d[None, :]
-        tl.store(cos + target, tl.cos(angle).to(tl.float32), mask=(s < PER_ROW)[:, None])
-        tl.store(sin + target, tl.sin(angle).to(tl.float32), mask=(s < PER_ROW)[:, None])
+        place = tl.load(position + slot) + s
+        _turn(place, angles, frequency, cos, sin, r, s < PER_ROW, HALF, ROUNDED)
         if tl.program_id(1) == 0:
             tl.store(count + row, leftover + VISION)
             if row == 0:
@@ -109,6 +141,7 @@ def open_step_kernel(
     anchor,
     running,
     embed,
+    angles,
     frequency,
     x,
     cos,
@@ -136,11 +169,8 @@ def open_step_kernel(
         r = row * GROUP + k
         learned = tl.load(embed + ids[:, None] * WIDTH + c[None, :], mask=inside, other=0.0)
         tl.store(x + r[:, None] * WIDTH + c[None, :], learned.to(tl.float32), mask=inside)
-        d = tl.arange(0, HALF)
-        angle = _angle(tl.load(anchor + slot) - GROUP + k, tl.load(frequency + d), ROUNDED)
-        target = r[:, None] * HALF + d[None, :]
-        tl.store(cos + target, tl.cos(angle).to(tl.float32), mask=(k < GROUP)[:, None])
-        tl.store(sin + target, tl.sin(angle).to(tl.float32), mask=(k < GROUP)[:, None])
+        place = tl.load(anchor + slot) - GROUP + k
+        _turn(place, angles, frequency, cos, sin, r, k < GROUP, HALF, ROUNDED)
         tl.store(count + row, tl.where(tl.load(running + slot) != 0, GROUP, 0))
         if row == 0:
             tl.store(calls, tl.load(calls) + 1)
@@ -150,17 +180,17 @@ def open_step_kernel(
 def _angles(cos, sin, r, d, wanted, HALF: tl.constexpr):
     """How a token's queries and keys are turned."""
     angle = r[:, None] * HALF + d[None, :]
-    return tl.load(cos + angle, mask=wanted[:, None], other=0.0), tl.load(
-        sin + angle, mask=wanted[:, None], other=0.0
-    )
+    c = tl.load(cos + angle, mask=wanted[:, None], other=0.0, cache_modifier=".cg")
+    n = tl.load(sin + angle, mask=wanted[:, None], other=0.0, cache_modifier=".cg")
+    return c, n
 
 
 @triton.jit
 def _places(slots, count, length, table, row, s, wanted, PAGE: tl.constexpr, MAX_PAGES: tl.constexpr):
     """Which tokens are kept, their places in the cache, and the pages of these."""
     slot = tl.load(slots + row, mask=wanted, other=0).to(tl.int64)
-    kept = wanted & (s < tl.load(count + row, mask=wanted, other=0))
-    place = tl.load(length + slot, mask=wanted, other=0) + s
+    kept = wanted & (s < tl.load(count + row, mask=wanted, other=0, cache_modifier=".cg"))
+    place = tl.load(length + slot, mask=wanted, other=0, cache_modifier=".cg") + s
     return kept, place, tl.load(table + slot * MAX_PAGES + (place // PAGE) % MAX_PAGES, mask=kept, other=0)
 
 
@@ -180,6 +210,7 @@ def qkv_kernel(
     cache,
     plane,
     per_row,
+    OPENED: tl.constexpr,
     WIDTH: tl.constexpr,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
@@ -192,43 +223,52 @@ def qkv_kernel(
     PARTS: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
-    """Norm, query, key and value, rotation; keys and values go to their places in the cache."""
+    """Norm, query, key and value, rotation; keys and values go to their places in the cache.
+
+    ``OPENED`` is for the first layer: the kernel before opened the call.
+    """
     tokens = tl.load(active) * per_row
-    after_previous(CHAINED)
     start = tl.program_id(0) * TOKENS
+    r = start + tl.arange(0, TOKENS)
+    real = r < tokens
+    units: tl.constexpr = HEADS // HEADS_AT_ONCE
+    part = tl.program_id(1) // units
+    j = tl.arange(0, HEADS_AT_ONCE * HALF)
+    head = (tl.program_id(1) % units) * HEADS_AT_ONCE + j // HALF
+    d = j % HALF
+    if OPENED:
+        after_previous(CHAINED)
+    else:
+        after_all_but_previous(CHAINED)
+    row = r // per_row
+    s = r % per_row
+    if TOKENS <= 16:
+        # A small program asks for what its end needs before the product, and in later layers before it may begin; a
+        # large one has no registers to spare.
+        c, n = _angles(cos, sin, r, d, real & (part < 2), HALF)
+        kept, place, page = _places(slots, count, length, table, row, s, real & (part > 0), PAGE, MAX_PAGES)
+    if not OPENED:
+        after_previous_too(CHAINED)
     if start < tokens:
-        r = start + tl.arange(0, TOKENS)
-        real = r < tokens
-        units: tl.constexpr = HEADS // HEADS_AT_ONCE
-        part = tl.program_id(1) // units
-        j = tl.arange(0, HEADS_AT_ONCE * HALF)
-        head = (tl.program_id(1) % units) * HEADS_AT_ONCE + j // HALF
-        d = j % HALF
         column = part * WIDTH + head * 2 * HALF + d
         first = tl.zeros((TOKENS, HEADS_AT_ONCE * HALF), tl.float32)
         second = tl.zeros((TOKENS, HEADS_AT_ONCE * HALF), tl.float32)
         first_low = tl.zeros((TOKENS, HEADS_AT_ONCE * HALF), tl.float32)
         second_low = tl.zeros((TOKENS, HEADS_AT_ONCE * HALF), tl.float32)
-        square = tl.zeros((TOKENS,), tl.float32)
-        row = r // per_row
-        s = r % per_row
-        if TOKENS <= 16:
-            # A small program asks for what its end needs before the product, which hides the wait; a large one has no
-            # registers to spare.
-            c, n = _angles(cos, sin, r, d, real & (part < 2), HALF)
-            kept, place, page = _places(
-                slots, count, length, table, row, s, real & (part > 0), PAGE, MAX_PAGES
-            )
+        square = _squares(TOKENS, SHARED)
         for k0 in range(0, WIDTH, SHARED):
             k = k0 + tl.arange(0, SHARED)
             values = tl.load(x + r[:, None] * WIDTH + k[None, :], mask=real[:, None], other=0.0)
-            square += tl.sum(values * values, 1)
+            square += values * values if TOKENS <= 16 else tl.sum(values * values, 1)
             if PARTS == 1:
                 values *= tl.load(norm + k)[None, :]
             w = weight + k[:, None] * (3 * WIDTH) + column[None, :]
             first, first_low = product(values, w, WIDTH * 3 * WIDTH, first, first_low, PARTS)
             second, second_low = product(values, w + HALF, WIDTH * 3 * WIDTH, second, second_low, PARTS)
-        scale = tl.rsqrt(square / WIDTH + EPSILON)[:, None]
+        if TOKENS > 16:
+            row = r // per_row
+            s = r % per_row
+        scale = _scale(square, WIDTH, EPSILON)
         first = joined(first, first_low, PARTS) * scale
         second = joined(second, second_low, PARTS) * scale
         if part < 2:
@@ -285,21 +325,24 @@ def out_kernel(
     """
     rows = tl.load(active)
     tokens = rows if LAST else rows * per_row
-    after_previous(CHAINED)
     start = tl.program_id(0) * TOKENS
+    r = start + tl.arange(0, TOKENS)
+    real = r < tokens
+    n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    after_all_but_previous(CHAINED)
+    if LAST:
+        source = r * per_row + tl.load(count + r, mask=real, other=1, cache_modifier=".cg") - 1
+        # A row that rests has no read-out token; what is computed for it is not used.
+        source = tl.maximum(source, 0)
+    else:
+        source = r
+    if TOKENS <= 16:
+        # As in ``qkv_kernel``.
+        residual = tl.load(
+            x + source[:, None] * WIDTH + n[None, :], mask=real[:, None], other=0.0, cache_modifier=".cg"
+        )
+    after_previous_too(CHAINED)
     if start < tokens:
-        r = start + tl.arange(0, TOKENS)
-        real = r < tokens
-        n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-        if LAST:
-            source = r * per_row + tl.load(count + r, mask=real, other=1) - 1
-            # A row that rests has no read-out token; what is computed for it is not used.
-            source = tl.maximum(source, 0)
-        else:
-            source = r
-        if TOKENS <= 16:
-            # As in ``qkv_kernel``: before the product where registers allow it.
-            residual = tl.load(x + source[:, None] * WIDTH + n[None, :], mask=real[:, None], other=0.0)
         total = tl.zeros((TOKENS, COLUMNS), tl.float32)
         low = tl.zeros((TOKENS, COLUMNS), tl.float32)
         for k0 in range(0, WIDTH, SHARED):
@@ -342,17 +385,17 @@ def gate_up_kernel(
         up = tl.zeros((TOKENS, COLUMNS), tl.float32)
         gate_low = tl.zeros((TOKENS, COLUMNS), tl.float32)
         up_low = tl.zeros((TOKENS, COLUMNS), tl.float32)
-        square = tl.zeros((TOKENS,), tl.float32)
+        square = _squares(TOKENS, SHARED)
         for k0 in range(0, WIDTH, SHARED):
             k = k0 + tl.arange(0, SHARED)
             values = tl.load(x + r[:, None] * WIDTH + k[None, :], mask=real[:, None], other=0.0)
-            square += tl.sum(values * values, 1)
+            square += values * values if TOKENS <= 16 else tl.sum(values * values, 1)
             if PARTS == 1:
                 values *= tl.load(norm + k)[None, :]
             w = weight + k[:, None] * (2 * INNER) + n[None, :]
             gate, gate_low = product(values, w, WIDTH * 2 * INNER, gate, gate_low, PARTS)
             up, up_low = product(values, w + INNER, WIDTH * 2 * INNER, up, up_low, PARTS)
-        scale = tl.rsqrt(square / WIDTH + EPSILON)[:, None]
+        scale = _scale(square, WIDTH, EPSILON)
         gate = joined(gate, gate_low, PARTS) * scale
         up = joined(up, up_low, PARTS) * scale
         gated = gate / (1.0 + tl.exp(-gate)) * up
@@ -378,17 +421,19 @@ def down_kernel(
 ):
     """The product back to the residual's width, added to it in place."""
     tokens = tl.load(active) * per_row
-    after_previous(CHAINED)
     start = tl.program_id(0) * TOKENS
+    r = start + tl.arange(0, TOKENS)
+    real = r < tokens
+    n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    at = x + r[:, None] * WIDTH + n[None, :]
+    after_all_but_previous(CHAINED)
+    if TOKENS <= 16:
+        # As in ``qkv_kernel``.
+        residual = tl.load(at, mask=real[:, None], other=0.0, cache_modifier=".cg")
+    after_previous_too(CHAINED)
     if start < tokens:
-        r = start + tl.arange(0, TOKENS)
-        real = r < tokens
-        n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         total = tl.zeros((TOKENS, COLUMNS), tl.float32)
         low = tl.zeros((TOKENS, COLUMNS), tl.float32)
-        at = x + r[:, None] * WIDTH + n[None, :]
-        if TOKENS <= 16:
-            residual = tl.load(at, mask=real[:, None], other=0.0)
         for k0 in range(0, INNER, SHARED):
             k = k0 + tl.arange(0, SHARED)
             values = tl.load(hidden + r[:, None] * INNER + k[None, :], mask=real[:, None], other=0.0)
@@ -423,12 +468,12 @@ def heads_kernel(
         n = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
         total = tl.zeros((TOKENS, COLUMNS), tl.float32)
         low = tl.zeros((TOKENS, COLUMNS), tl.float32)
-        square = tl.zeros((TOKENS,), tl.float32)
+        square = _squares(TOKENS, SHARED)
         for k0 in range(0, WIDTH, SHARED):
             k = k0 + tl.arange(0, SHARED)
             values = tl.load(x + r[:, None] * WIDTH + k[None, :], mask=real[:, None], other=0.0)
-            square += tl.sum(values * values, 1)
+            square += values * values if TOKENS <= 16 else tl.sum(values * values, 1)
             w = weight + k[:, None] * STRIDE + n[None, :]
             total, low = product(values, w, WIDTH * STRIDE, total, low, 2)
-        total = joined(total, low, 2) * tl.rsqrt(square / WIDTH + EPSILON)[:, None]
+        total = joined(total, low, 2) * _scale(square, WIDTH, EPSILON)
         tl.store(logits + r[:, None] * STRIDE + n[None, :], total, mask=real[:, None])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from autogaze_backend.torch_engine.halves import after_previous
+from autogaze_backend.torch_engine.halves import after_all_but_previous, after_previous_too
 
 
 @triton.jit(do_not_specialize=["capacity"])
@@ -56,38 +56,44 @@ def select_kernel(
     """
     row = tl.program_id(0)
     rows = tl.load(active)
-    slot = tl.load(slots + row).to(tl.int64)
-    after_previous(CHAINED)
+    # Beyond the call's rows lies whatever the host left there.
+    slot = tl.load(slots + row, mask=row < rows, other=0).to(tl.int64)
+    v = tl.arange(0, VOCABULARY_PAD)
+    k = tl.arange(0, GROUP_PAD)
+    head = tl.arange(0, GROUP_PAD)[:, None]
+    after_all_but_previous(CHAINED)
+    # Everything that is read is asked for at once: a branch in between would wait for what it depends on.
+    alive = tl.load(running + slot, cache_modifier=".cg")
+    window = tl.load(frame + slot, cache_modifier=".cg")
+    if FIRST:
+        alive = 1
+        taken = (v == padding) | (v >= VOCABULARY)
+        window += 1
+        planned = plan + (slot * WINDOW + window) * 3
+        left = tl.load(planned, mask=row < rows, cache_modifier=".cg")
+        limit = tl.load(planned + 1, mask=row < rows, cache_modifier=".cg").to(tl.float32, bitcast=True)
+        fed = tl.load(count + row, cache_modifier=".cg")
+    else:
+        taken = (
+            tl.load(chosen + slot * VOCABULARY + v, mask=v < VOCABULARY, other=1, cache_modifier=".cg") != 0
+        )
+        left = tl.load(budget + slot, cache_modifier=".cg")
+        limit = tl.load(requirement + slot, cache_modifier=".cg")
+        fed = GROUP
+    at = tl.load(cursor + slot, cache_modifier=".cg")
+    stored = tl.load(length + slot, cache_modifier=".cg")
+    reached = tl.load(position + slot, cache_modifier=".cg")
+    number = tl.load(calls, cache_modifier=".cg")
+    telling = told + (number & (CALLS - 1)) * capacity + row
+    number = (number & CALL_MASK) * 2
+    after_previous_too(CHAINED)
     if row < rows:
-        # Everything that is read is asked for at once: a branch in between would wait for what it depends on.
-        v = tl.arange(0, VOCABULARY_PAD)
-        k = tl.arange(0, GROUP_PAD)
-        head = tl.arange(0, GROUP_PAD)[:, None]
-        alive = tl.load(running + slot)
-        if FIRST:
-            alive = 1
-            taken = (v == padding) | (v >= VOCABULARY)
-            window = tl.load(frame + slot) + 1
-            planned = plan + (slot * WINDOW + window) * 3
-            left = tl.load(planned)
-            limit = tl.load(planned + 1).to(tl.float32, bitcast=True)
-        else:
-            taken = tl.load(chosen + slot * VOCABULARY + v, mask=v < VOCABULARY, other=1) != 0
-            window = tl.load(frame + slot)
-            left = tl.load(budget + slot)
-            limit = tl.load(requirement + slot)
         scores = tl.load(
             logits + row * STRIDE + head * VOCABULARY + v[None, :],
             mask=(head < GROUP) & (v < VOCABULARY)[None, :],
             other=float("-inf"),
         )
         losses = tl.load(logits + row * STRIDE + GROUP * VOCABULARY + k, mask=k < GROUP, other=0.0)
-        at = tl.load(cursor + slot)
-        stored = tl.load(length + slot)
-        reached = tl.load(position + slot)
-        number = tl.load(calls)
-        telling = told + (number & (CALLS - 1)) * capacity + row
-        number = (number & CALL_MASK) * 2
         if alive != 0:
             if FIRST:
                 tl.store(chosen + slot * VOCABULARY + v, taken.to(tl.int8), mask=v < VOCABULARY)
@@ -142,12 +148,10 @@ def select_kernel(
             if FIRST:
                 at = tl.where(window == 0, 0, at)
                 before = 0
-                fed = tl.load(count + row)
                 tl.store(frame + slot, window)
                 tl.store(requirement + slot, limit)
             else:
                 before = tl.load(frame_counts + slot * WINDOW + window)
-                fed = GROUP
             target = slot * (3 * RECORD) + at + k
             tl.store(record + target, ids, mask=exists)
             tl.store(record_float + target + RECORD, confidence, mask=exists)

@@ -12,7 +12,7 @@ from autogaze_client._errors import InvalidInputError
 from numpy.typing import NDArray
 from torch import Tensor
 
-from autogaze_backend.rotary import rotary_frequencies
+from autogaze_backend.rotary import ROUNDED_POSITIONS, rotary_cos_sin, rotary_frequencies
 from autogaze_backend.spec import ModelSpec
 from autogaze_backend.torch_engine.halves import split_halves
 
@@ -49,12 +49,14 @@ class DecoderWeights:
         layers: one entry a layer.
         heads: ``[C, stride]`` in float32, or two parts: K·V logits, K losses, then zeros.
         frequency: float64 ``[head_dim / 2]``.
+        angles: float32 ``[2, ROUNDED_POSITIONS, head_dim / 2]``, cosines and sines of the first positions.
     """
 
     embed: Tensor
     layers: tuple[LayerWeights, ...]
     heads: Tensor
     frequency: Tensor
+    angles: Tensor
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ def decoder_weights(
         layers=tuple(layers),
         heads=matrix(heads, torch.float32),
         frequency=place(rotary_frequencies(spec), torch.float64),
+        angles=place(np.stack(rotary_cos_sin(spec, np.arange(ROUNDED_POSITIONS))), torch.float32),
     )
 
 
