@@ -45,11 +45,7 @@ def _turn(place, angles, frequency, cos, sin, target, stored, HALF: tl.constexpr
 @triton.jit
 def _squares(TOKENS: tl.constexpr, SHARED: tl.constexpr):
     """Where squares are summed: one sum at the end takes less time, but registers that a large program lacks."""
-    if TOKENS <= 16:
-        square = tl.zeros((TOKENS, SHARED), tl.float32)
-    else:
-        square = tl.zeros((TOKENS,), tl.float32)
-    return square
+    return tl.zeros((TOKENS, SHARED), tl.float32) if TOKENS <= 16 else tl.zeros((TOKENS,), tl.float32)
 
 
 @triton.jit
