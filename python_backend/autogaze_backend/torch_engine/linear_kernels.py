@@ -45,7 +45,11 @@ def _turn(place, angles, frequency, cos, sin, target, stored, HALF: tl.constexpr
 @triton.jit
 def _squares(TOKENS: tl.constexpr, SHARED: tl.constexpr):
     """Where squares are summed: one sum at the end takes less time, but registers that a large program lacks."""
-    return tl.zeros((TOKENS, SHARED), tl.float32) if TOKENS <= 16 else tl.zeros((TOKENS,), tl.float32)
+    if TOKENS <= 16:  # noqa: SIM108 - Triton takes no choice between two types
+        square = tl.zeros((TOKENS, SHARED), tl.float32)
+    else:
+        square = tl.zeros((TOKENS,), tl.float32)
+    return square
 
 
 @triton.jit
