@@ -72,14 +72,12 @@ def select_kernel(
         planned = plan + (slot * WINDOW + window) * 3
         left = tl.load(planned, mask=row < rows, cache_modifier=".cg")
         limit = tl.load(planned + 1, mask=row < rows, cache_modifier=".cg").to(tl.float32, bitcast=True)
-        fed = tl.load(count + row, cache_modifier=".cg")
     else:
         taken = (
             tl.load(chosen + slot * VOCABULARY + v, mask=v < VOCABULARY, other=1, cache_modifier=".cg") != 0
         )
         left = tl.load(budget + slot, cache_modifier=".cg")
         limit = tl.load(requirement + slot, cache_modifier=".cg")
-        fed = GROUP
     at = tl.load(cursor + slot, cache_modifier=".cg")
     stored = tl.load(length + slot, cache_modifier=".cg")
     reached = tl.load(position + slot, cache_modifier=".cg")
@@ -148,10 +146,12 @@ def select_kernel(
             if FIRST:
                 at = tl.where(window == 0, 0, at)
                 before = 0
+                fed = tl.load(count + row)
                 tl.store(frame + slot, window)
                 tl.store(requirement + slot, limit)
             else:
                 before = tl.load(frame_counts + slot * WINDOW + window)
+                fed = GROUP
             target = slot * (3 * RECORD) + at + k
             tl.store(record + target, ids, mask=exists)
             tl.store(record_float + target + RECORD, confidence, mask=exists)
