@@ -46,7 +46,7 @@ _TIMEOUT_SECONDS = 300.0
 # What the worker imports before it knows of any variant; a kernel elsewhere is imported when it is compiled.
 _MODULES = tuple(
     f"autogaze_backend.torch_engine.{name}_kernels"
-    for name in ("attention", "encoder", "linear", "preprocessing", "selection")
+    for name in ("attention", "encoder", "linear", "open", "preprocessing", "selection")
 )
 
 

@@ -16,11 +16,10 @@ from autogaze_backend.torch_engine.linear_kernels import (
     down_kernel,
     gate_up_kernel,
     heads_kernel,
-    open_frame_kernel,
-    open_step_kernel,
     out_kernel,
     qkv_kernel,
 )
+from autogaze_backend.torch_engine.open_kernels import open_frame_kernel, open_step_kernel
 from autogaze_backend.torch_engine.pages import PAGE
 from autogaze_backend.torch_engine.selection_kernels import select_kernel
 from autogaze_backend.torch_engine.state import SlotState, Work
