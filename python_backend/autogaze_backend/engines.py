@@ -176,8 +176,10 @@ class TorchEntry:
             missing = ImportError("triton", name="triton")
             return MissingExtraError.for_extra("the torch engine's kernels", "torch", missing)
         from autogaze_backend.torch_engine.opening import open_device
+        from autogaze_backend.torch_engine.tilings import check_architecture
 
         try:
+            check_architecture(bundle.spec)
             open_device(device.gpu)
         except AutoGazeError as error:
             return error

@@ -28,7 +28,7 @@ _CUDA = "CUDAExecutionProvider"
 
 # As the package requires, but onnxruntime-gpu in place of onnxruntime is nothing that pip checks. 1.27 computes the
 # attention of these graphs wrongly on a CPU: it chooses other tokens, and says nothing.
-_OLDEST = (1, 30)
+_OLDEST = "1.30"
 
 # What the host reads of a call, in the order of binding.
 _RECORD = ("ids", "count", "finished", "confidences", "losses", "logits", "new_chosen")
@@ -50,12 +50,11 @@ class OnnxRuntimeEngine:
             CheckpointError: it has no masked graphs, or ONNX Runtime cannot load a graph.
             ServerUnavailableError: ONNX Runtime is too old, or cannot use the GPU.
         """
-        if tuple(int(part) for part in ort.__version__.split(".")[:2]) < _OLDEST:
-            oldest = ".".join(map(str, _OLDEST))
+        if _release(ort.__version__) < _release(_OLDEST):
             raise ServerUnavailableError(
-                f"ONNX Runtime {ort.__version__} is installed, and {oldest} is the oldest that runs these graphs (1.27 "
-                f"chooses other tokens on a CPU): pip install 'onnxruntime>={oldest}', or 'onnxruntime-gpu>={oldest}' "
-                "in its place"
+                f"ONNX Runtime {ort.__version__} is installed, and {_OLDEST} is the oldest that runs these graphs "
+                f"(1.27 chooses other tokens on a CPU): pip install 'onnxruntime>={_OLDEST}', or "
+                f"'onnxruntime-gpu>={_OLDEST}' in its place"
             )
         if bundle.engine != "onnxruntime":
             raise InvalidInputError(
@@ -134,7 +133,7 @@ class OnnxRuntimeEngine:
         return ServerUnavailableError(
             f"ONNX Runtime {ort.__version__} cannot use cuda:{self._gpu}: install onnxruntime-gpu in place of "
             "onnxruntime, with the CUDA and cuDNN libraries that it was built for "
-            "(pip install 'onnxruntime-gpu[cuda,cudnn]>=1.30'), or serve with another engine or device"
+            f"(pip install 'onnxruntime-gpu[cuda,cudnn]>={_OLDEST}'), or serve with another engine or device"
         )
 
     @property
@@ -261,3 +260,8 @@ class OnnxRuntimeEngine:
         ids, count, finished, confidences, losses, logits, chosen = (value.numpy() for value in record)
         cache.chosen = chosen
         return GroupResult(ids, count, finished, confidences, losses, logits)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Major and minor number."""
+    return tuple(int(part) for part in version.split(".")[:2])

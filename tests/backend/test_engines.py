@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,6 +120,9 @@ def test_torch_is_taken_for_a_gpu_without_plans_and_says_what_it_misses(own_bund
     choice = choose_engine(own_bundle, device)
     assert (choice.name, asked) == ("torch", ["cuda:1"])
     assert isinstance(choice.passed_over["tensorrt"], NotFoundError)
+    other = replace(own_bundle, spec=replace(own_bundle.spec, intermediate_size=416))
+    with pytest.raises(InvalidInputError, match=r"intermediate_size is 416, .* multiples of 64"):
+        choose_engine(other, device, "torch")
 
     def refuse(name):
         raise InvalidInputError(f"device is {name!r}, but there are 1 CUDA devices, numbered from 0")

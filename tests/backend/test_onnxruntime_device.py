@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from functools import partial
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,13 @@ def test_an_onnx_runtime_that_chooses_other_tokens_is_refused(version, right, gp
     )
     with pytest.raises(error, match=message):
         OnnxRuntimeEngine(Bundle.load(old_bundle), gpu=gpu)
+
+
+def test_the_oldest_onnx_runtime_is_the_one_that_the_package_asks_for():
+    asked = {
+        line.split(";")[0] for line in requires("autogaze-triton") or [] if line.startswith("onnxruntime>")
+    }
+    assert asked == {f"onnxruntime>={onnxruntime_engine._OLDEST}"}
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from autogaze_backend.resident import frame_plans
 from autogaze_backend.spec import ModelSpec
+from autogaze_client import InvalidInputError
 from autogaze_export.binding import weight_shapes
 
 from backend.torch_kernel_names import DECODER, ENCODER
@@ -29,7 +30,7 @@ from autogaze_backend.torch_engine.halves import split_halves  # noqa: E402
 from autogaze_backend.torch_engine.launching import TritonOps  # noqa: E402
 from autogaze_backend.torch_engine.reference import ReferenceOps  # noqa: E402
 from autogaze_backend.torch_engine.state import Sizes, SlotState, Work, pack_inputs  # noqa: E402
-from autogaze_backend.torch_engine.tilings import TILINGS  # noqa: E402
+from autogaze_backend.torch_engine.tilings import TILINGS, check_architecture  # noqa: E402
 from autogaze_backend.torch_engine.weights import decoder_weights, encoder_weights  # noqa: E402
 
 pytestmark = [
@@ -193,6 +194,26 @@ def test_frames_are_those_of_plain_torch(dtype, tilings, steps, tolerance):
         # Else nothing was seen of a row that rests beside rows that run.
         assert 0 < rested < 12
         assert expected.state.first.tolist()[:4] == [0, 0, 65, 103]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"hidden_size": 96, "num_heads": 3},
+            "hidden_size is 96, .* multiples of 64; run this bundle with another",
+        ),
+        ({"intermediate_size": 160}, "intermediate_size is 160, .* multiples of 64"),
+        ({"hidden_size": 192, "num_heads": 3, "head_dim": 64}, "num_heads is 3, .* multiples of 2"),
+        ({"hidden_size": 192, "num_heads": 4, "head_dim": 48}, "head_dim is 48, .* powers of two from 16 on"),
+        ({"hidden_size": 64, "num_heads": 8, "head_dim": 8}, "head_dim is 8, "),
+    ],
+)
+def test_an_architecture_that_programs_do_not_cover_is_refused(sizes, message):
+    """What lies beyond whole programs would not be computed, and nobody told."""
+    check_architecture(SPEC)
+    with pytest.raises(InvalidInputError, match=message):
+        check_architecture(replace(SPEC, **sizes))
 
 
 @pytest.mark.parametrize(

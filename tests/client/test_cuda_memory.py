@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent import futures
 from pathlib import Path
 
 import grpc
@@ -20,18 +19,18 @@ import pytest
 from autogaze_client import AsyncGazeClient, GazeClient, InvalidInputError
 from client_helpers import FakeServer, generated_for, response_for
 from cuda_doubles import DlpackFrames, InterfaceFrames
-from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import np_to_triton_dtype
+from grpc_helpers import SystemMemoryServicer, answer_of, listening
+from tritonclient.grpc import service_pb2
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 160, 200, 3), np.uint8)
 
 
-class SharingServer(service_pb2_grpc.GRPCInferenceServiceServicer):
+class SharingServer(SystemMemoryServicer):
     """Knows regions as Triton does, and reads the frames that a request names."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.cuda: dict[str, service_pb2.CudaSharedMemoryRegisterRequest] = {}
-        self.system: dict[str, str] = {}
         self.refuse = ""
         self.frames: list[tuple[str, np.ndarray]] = []
         self.on_unregister = lambda: None
@@ -54,17 +53,6 @@ class SharingServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.cuda.pop(request.name)
         return service_pb2.CudaSharedMemoryUnregisterResponse()
 
-    def SystemSharedMemoryRegister(self, request, context):  # noqa: N802
-        self.system[request.name] = request.key
-        return service_pb2.SystemSharedMemoryRegisterResponse()
-
-    def SystemSharedMemoryStatus(self, request, context):  # noqa: N802
-        return service_pb2.SystemSharedMemoryStatusResponse()
-
-    def SystemSharedMemoryUnregister(self, request, context):  # noqa: N802
-        self.system.pop(request.name)
-        return service_pb2.SystemSharedMemoryUnregisterResponse()
-
     def ModelInfer(self, request, context):  # noqa: N802
         tensor = next(item for item in request.inputs if item.name in ("FRAMES", "FRAME"))
         shape, size = list(tensor.shape), int(np.prod(tensor.shape))
@@ -74,16 +62,12 @@ class SharingServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         elif name in self.cuda:
             way, content = f"cuda:{self.cuda[name].device_id}", _device_bytes(name, size)
         elif name in self.system:
-            way, content = "system", Path("/dev/shm" + self.system[name]).read_bytes()[:size]
+            way, content = "system", self.system_bytes(name, size)
         else:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Unable to find shared memory region: '{name}'")
         self.frames.append((way, np.frombuffer(content, np.uint8).reshape(shape)))
         count = shape[1] if tensor.name == "FRAMES" else 1
-        answer = service_pb2.ModelInferResponse(model_name="autogaze")
-        for output, array in response_for(generated_for(count), *shape[-3:-1]).items():
-            answer.outputs.add(name=output, datatype=np_to_triton_dtype(array.dtype), shape=list(array.shape))
-            answer.raw_output_contents.append(array.tobytes())
-        return answer
+        return answer_of("autogaze", response_for(generated_for(count), *shape[-3:-1]))
 
 
 def _device_bytes(name: str, size: int) -> bytes:
@@ -100,15 +84,10 @@ def markers(process: int | None = None) -> list[str]:
 @pytest.fixture
 def sharing():
     servicer = SharingServer()
-    server = grpc.server(futures.ThreadPoolExecutor(4))
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
     before = markers()
-    yield servicer, f"127.0.0.1:{port}"
-    server.stop(0)
+    with listening(servicer) as url:
+        yield servicer, url
     assert servicer.cuda == {}, "the server still holds regions"
-    assert servicer.system == {}
     assert markers() == before
 
 

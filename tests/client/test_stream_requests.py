@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent import futures
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -17,10 +16,10 @@ import pytest
 from autogaze_client import AsyncGazeClient, GazeClient, InvalidInputError, StreamExpired
 from autogaze_client._grpc_messages import request_inputs
 from client_helpers import generated_for, response_for
+from grpc_helpers import SystemMemoryServicer, answer_of, listening
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
 UNSET = {"GAZING_RATIO": None, "TASK_LOSS_REQUIREMENT": None, "MAX_GAZE_TOKENS": -1, "TOP_K": -1}
@@ -44,24 +43,13 @@ class Seen:
     way: str
 
 
-@dataclass
-class RecordingServer(service_pb2_grpc.GRPCInferenceServiceServicer):
+class RecordingServer(SystemMemoryServicer):
     """Answers streams with tokens that follow from the frame; ``refuse`` holds what it says to the next requests."""
 
-    seen: list[Seen] = field(default_factory=list)
-    refuse: list[tuple[grpc.StatusCode, str] | None] = field(default_factory=list)
-    regions: dict[str, str] = field(default_factory=dict)
-
-    def SystemSharedMemoryRegister(self, request, context):  # noqa: N802
-        self.regions[request.name] = request.key
-        return service_pb2.SystemSharedMemoryRegisterResponse()
-
-    def SystemSharedMemoryStatus(self, request, context):  # noqa: N802
-        return service_pb2.SystemSharedMemoryStatusResponse()
-
-    def SystemSharedMemoryUnregister(self, request, context):  # noqa: N802
-        self.regions.pop(request.name)
-        return service_pb2.SystemSharedMemoryUnregisterResponse()
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Seen] = []
+        self.refuse: list[tuple[grpc.StatusCode, str] | None] = []
 
     def ModelInfer(self, request, context):  # noqa: N802
         raw = iter(request.raw_input_contents)
@@ -73,7 +61,7 @@ class RecordingServer(service_pb2_grpc.GRPCInferenceServiceServicer):
             if region:
                 way = "shared"
                 assert item.parameters["shared_memory_byte_size"].int64_param == size
-                content = Path("/dev/shm" + self.regions[region]).read_bytes()[:size]
+                content = self.system_bytes(region, size)
             else:
                 content = next(raw)
             tensors[item.name] = np.frombuffer(content, kind).reshape(shape)
@@ -95,13 +83,8 @@ class RecordingServer(service_pb2_grpc.GRPCInferenceServiceServicer):
         refusal = self.refuse.pop(0) if self.refuse else None
         if refusal:
             context.abort(*refusal)
-        answer = service_pb2.ModelInferResponse(model_name=request.model_name)
         tokens = response_for(generated_for(1, seed=seed_of(frame)), *frame.shape[:2])
-        for name in [item.name for item in request.outputs]:
-            array = tokens[name]
-            answer.outputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=list(array.shape))
-            answer.raw_output_contents.append(array.tobytes())
-        return answer
+        return answer_of(request.model_name, {item.name: tokens[item.name] for item in request.outputs})
 
 
 def seed_of(frame: np.ndarray) -> int:
@@ -134,13 +117,8 @@ class Blocking:
 @pytest.fixture
 def server() -> Iterator[tuple[RecordingServer, str]]:
     servicer = RecordingServer()
-    running = grpc.server(futures.ThreadPoolExecutor(8))
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, running)
-    port = running.add_insecure_port("127.0.0.1:0")
-    running.start()
-    yield servicer, f"127.0.0.1:{port}"
-    running.stop(0)
-    assert servicer.regions == {}
+    with listening(servicer) as url:
+        yield servicer, url
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
@@ -261,7 +239,7 @@ async def test_an_error_in_between_leaves_nothing_behind(server, client, way):
     assert [item.start for item in recorder.seen] == [True, False, False, False]
     for item, index in zip(recorder.seen, (0, 1, 3, 4), strict=True):
         np.testing.assert_array_equal(item.frame, frames[index])
-    assert len(recorder.regions) == (way == "shared"), "the region of the refused frame is used again"
+    assert len(recorder.system) == (way == "shared"), "the region of the refused frame is used again"
 
 
 async def test_an_error_before_the_first_answer_keeps_the_stream_unopened(server, client, way):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from autogaze_backend.torch_engine.halves import after_all_but_previous, after_previous_too
+from autogaze_backend.torch_engine.chaining import after_all_but_previous, after_previous_too
 
 
 @triton.jit

@@ -27,6 +27,7 @@ from autogaze_backend.torch_engine.pages import PAGE, PageTable
 from autogaze_backend.torch_engine.preprocessing import DevicePreprocessing
 from autogaze_backend.torch_engine.reference import ReferenceOps
 from autogaze_backend.torch_engine.state import Sizes, SlotState, Work
+from autogaze_backend.torch_engine.tilings import check_architecture
 from autogaze_backend.torch_engine.waiting import Waiting
 from autogaze_backend.torch_engine.weights import decoder_weights, encoder_weights, precision_dtype
 
@@ -61,7 +62,8 @@ class TorchEngine:
             kernels: whether to run the Triton kernels; None runs them on CUDA.
 
         Raises:
-            InvalidInputError: there is no such device, or the bundle has another precision.
+            InvalidInputError: there is no such device, the bundle has another precision, or its architecture does not
+                fit the kernels.
             ServerUnavailableError: the device's memory is too small for the settings.
         """
         self._device = open_device(device)
@@ -80,6 +82,8 @@ class TorchEngine:
         if kernels is None:
             kernels = self._queue.is_cuda
         self._kernels = kernels
+        if kernels:
+            check_architecture(spec)
         compiler: KernelCompiler | None = None
         if self._queue.is_cuda:
             from autogaze_backend.torch_engine.compiling import KernelCompiler

@@ -24,7 +24,6 @@ from autogaze_backend.torch_engine.pages import PAGE
 from autogaze_backend.torch_engine.selection_kernels import select_kernel
 from autogaze_backend.torch_engine.state import SlotState, Work
 from autogaze_backend.torch_engine.tilings import (
-    MEDIUM,
     TILINGS,
     AttentionTiling,
     LinearTiling,
@@ -341,8 +340,8 @@ class TritonOps:
 
     @staticmethod
     def _order_of(tokens: int) -> int:
-        """When a call's kernels are launched (``halves.after_previous``)."""
-        return 1 if tokens < MEDIUM else 2
+        """When a call's kernels are launched (``chaining.after_previous``)."""
+        return 2 if size_of(tokens) == "large" else 1
 
     def _tiling(self, tokens: int) -> Tiling:
         return self._tilings[self._exact, size_of(tokens)]

@@ -15,13 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from autogaze_backend.torch_engine.halves import (
-    after_all_but_previous,
-    after_previous,
-    after_previous_too,
-    joined,
-    product,
-)
+from autogaze_backend.torch_engine.chaining import after_all_but_previous, after_previous, after_previous_too
+from autogaze_backend.torch_engine.halves import joined, product
 
 
 @triton.jit
@@ -132,6 +127,7 @@ def qkv_kernel(
             first, first_low = product(values, w, WIDTH * 3 * WIDTH, first, first_low, PARTS)
             second, second_low = product(values, w + HALF, WIDTH * 3 * WIDTH, second, second_low, PARTS)
         if TOKENS > 16:
+            # Anew, so that a large program does not keep them through the product.
             row = r // per_row
             s = r % per_row
         scale = _scale(square, WIDTH, EPSILON)

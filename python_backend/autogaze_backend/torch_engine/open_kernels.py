@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from autogaze_backend.torch_engine.halves import after_previous
+from autogaze_backend.torch_engine.chaining import after_previous
 
 
 @triton.jit

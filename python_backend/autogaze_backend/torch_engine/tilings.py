@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from autogaze_client._errors import InvalidInputError
+
+from autogaze_backend.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -92,53 +96,26 @@ def _large(programs: int, stages: int) -> Tiling:
     )
 
 
+_EXACT_SMALL = Tiling(
+    tokens=16,
+    shared=64,
+    stages=3,
+    qkv=LinearTiling(1, 2),
+    gate_up=LinearTiling(32, 2),
+    plain=LinearTiling(32, 2),
+    frame=_ONE_WARP,
+    group=_EXACT_GROUP,
+    last=_LAST,
+)
+_FAST_SMALL = replace(_EXACT_SMALL, stages=5, plain=LinearTiling(32, 4), group=_ONE_WARP)
+
 # By whether the arithmetic is float32, which has more to do in each program, and by size.
 TILINGS: dict[tuple[bool, str], Tiling] = {
-    (True, "small"): Tiling(
-        tokens=16,
-        shared=64,
-        stages=3,
-        qkv=LinearTiling(1, 2),
-        gate_up=LinearTiling(32, 2),
-        plain=LinearTiling(32, 2),
-        frame=_ONE_WARP,
-        group=_EXACT_GROUP,
-        last=_LAST,
-    ),
-    (True, "medium"): Tiling(
-        tokens=16,
-        shared=64,
-        stages=3,
-        qkv=LinearTiling(2, 4),
-        gate_up=LinearTiling(64, 4),
-        plain=LinearTiling(32, 2),
-        frame=_ONE_WARP,
-        group=_EXACT_GROUP,
-        last=_LAST,
-    ),
+    (True, "small"): _EXACT_SMALL,
+    (True, "medium"): replace(_EXACT_SMALL, qkv=LinearTiling(2, 4), gate_up=LinearTiling(64, 4)),
     (True, "large"): _large(programs=640, stages=2),
-    (False, "small"): Tiling(
-        tokens=16,
-        shared=64,
-        stages=5,
-        qkv=LinearTiling(1, 2),
-        gate_up=LinearTiling(32, 2),
-        plain=LinearTiling(32, 4),
-        frame=_ONE_WARP,
-        group=_ONE_WARP,
-        last=_LAST,
-    ),
-    (False, "medium"): Tiling(
-        tokens=16,
-        shared=64,
-        stages=5,
-        qkv=LinearTiling(2, 2),
-        gate_up=LinearTiling(64, 4),
-        plain=LinearTiling(32, 4),
-        frame=_ONE_WARP,
-        group=_ONE_WARP,
-        last=_LAST,
-    ),
+    (False, "small"): _FAST_SMALL,
+    (False, "medium"): replace(_FAST_SMALL, qkv=LinearTiling(2, 2), gate_up=LinearTiling(64, 4)),
     (False, "large"): _large(programs=512, stages=3),
 }
 
@@ -146,3 +123,30 @@ TILINGS: dict[tuple[bool, str], Tiling] = {
 def size_of(tokens: int) -> str:
     """The name of a size: "small", "medium" or "large"."""
     return "small" if tokens < SMALL else "medium" if tokens < MEDIUM else "large"
+
+
+def check_architecture(spec: ModelSpec) -> None:
+    """Checks that whole programs cover the architecture: what lies beyond them would not be computed.
+
+    Raises:
+        InvalidInputError: a size that is no multiple of the programs', or a head that is no power of two.
+    """
+    columns = max(
+        max(tiling.gate_up.columns, tiling.plain.columns, tiling.shared) for tiling in TILINGS.values()
+    )
+    heads = max(tiling.qkv.columns for tiling in TILINGS.values())
+    for name, size, unit in (
+        ("hidden_size", spec.hidden_size, columns),
+        ("intermediate_size", spec.intermediate_size, columns),
+        ("num_heads", spec.num_heads, heads),
+    ):
+        if size % unit:
+            raise InvalidInputError(
+                f"{name} is {size}, and the torch engine's kernels on a GPU take multiples of {unit}; run this bundle "
+                "with another engine, or on the CPU"
+            )
+    if spec.head_dim < 16 or spec.head_dim & (spec.head_dim - 1):
+        raise InvalidInputError(
+            f"head_dim is {spec.head_dim}, and the torch engine's kernels on a GPU take powers of two from 16 on; run "
+            "this bundle with another engine, or on the CPU"
+        )
